@@ -1,0 +1,94 @@
+//! Second-order statistics, seen in a recomputed layer and its gradient.
+
+use crate::sums::{squared_products, squares};
+use moepress_model::{Part, Projection, Tensor as Name};
+use moepress_nn::{Side, Site, Tensor, Watch, to_rows};
+use moepress_stats::{Need, Needs, Of, Quantity, Statistics, StatisticsError};
+
+/// Keeps what flowed past and attaches a leaf of zeros wherever the gradient is wanted: z + 0 has the
+/// gradient of z, and no weight has to be a leaf.
+pub struct GradientProbe<'a> {
+    layer: usize,
+    needs: &'a Needs,
+    inputs: Vec<(Part, Vec<f32>, usize)>,
+    leaves: Vec<(Site, Tensor<2>)>,
+}
+
+impl<'a> GradientProbe<'a> {
+    pub fn new(layer: usize, needs: &'a Needs) -> Self {
+        Self { layer, needs, inputs: vec![], leaves: vec![] }
+    }
+
+    /// Adds what was seen, once the gradients of the leaves are known. `gradient` takes that of a leaf.
+    pub fn finish(
+        self,
+        stats: &mut Statistics,
+        mut gradient: impl FnMut(&Tensor<2>) -> Option<Tensor<2>>,
+    ) -> Result<(), StatisticsError> {
+        for (part, values, cols) in &self.inputs {
+            if self.needs.has(Need::Fisher) {
+                for part in fed_by(*part) {
+                    let of = Of::Tensor(Name::Layer(self.layer, part));
+                    stats.add(of, Quantity::ColumnWeight, squares(values, *cols))?;
+                }
+            }
+        }
+        for (site, leaf) in &self.leaves {
+            let [_, cols] = leaf.dims();
+            let gradient = match gradient(leaf) {
+                Some(gradient) => to_rows(gradient),
+                None => continue,
+            };
+            match (site.side, site.part) {
+                (Side::Output, part) => {
+                    let of = Of::Tensor(Name::Layer(self.layer, part));
+                    stats.add(of, Quantity::RowWeight, squares(&gradient, cols))?;
+                }
+                (Side::Input, Part::Expert { expert, .. }) => {
+                    let input = self.inputs.iter().find(|(part, ..)| *part == site.part);
+                    let Some((_, h, _)) = input else { continue };
+                    let of = Of::Expert(self.layer, expert);
+                    stats.add(of, Quantity::AtomEnergy, squares(h, cols))?;
+                    stats.add(of, Quantity::AtomGradient, squares(&gradient, cols))?;
+                    stats.add(of, Quantity::AtomCoupled, squared_products(h, &gradient, cols))?;
+                }
+                (Side::Input, _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn with_leaf(&mut self, site: Site, x: Tensor<2>) -> Tensor<2> {
+        let leaf = Tensor::<2>::zeros(x.dims(), &x.device().autodiff()).require_grad();
+        self.leaves.push((site, leaf.clone()));
+        x + leaf
+    }
+}
+
+impl Watch for GradientProbe<'_> {
+    fn tensor(&mut self, site: Site, x: Tensor<2>) -> Tensor<2> {
+        let atoms = matches!(site.part, Part::Expert { projection: Projection::Down, segment: 0, .. });
+        if site.side == Side::Input {
+            let [_, cols] = x.dims();
+            self.inputs.push((site.part, to_rows(x.clone().inner()), cols));
+            if atoms && self.needs.has(Need::Atoms) {
+                return self.with_leaf(site, x);
+            }
+        } else if self.needs.has(Need::Fisher) {
+            return self.with_leaf(site, x);
+        }
+        x
+    }
+}
+
+/// The maps that share the input seen at `part`.
+fn fed_by(part: Part) -> Vec<Part> {
+    match part {
+        Part::Query => vec![Part::Query, Part::Key, Part::Value],
+        Part::Dense(Projection::Gate) => vec![part, Part::Dense(Projection::Up)],
+        Part::Expert { expert, segment, projection: Projection::Gate } => {
+            vec![part, Part::Expert { expert, segment, projection: Projection::Up }]
+        }
+        _ => vec![part],
+    }
+}

@@ -1,0 +1,33 @@
+//! Bytes in and bytes out: the only crate that knows safetensors, and the one door to the file system.
+//!
+//! Reading is strict: every byte of a header is checked before any weight is read, so that a hostile
+//! directory can at worst be refused. Writing is atomic: the output directory is absent, or complete.
+
+#![warn(missing_docs)]
+
+mod checkpoint;
+mod compact;
+mod error;
+mod files;
+mod header;
+mod input;
+mod json;
+mod manifest;
+mod progress;
+mod publish;
+mod shard;
+mod source;
+mod weights;
+
+pub use checkpoint::Checkpoint;
+pub use compact::CompactWriter;
+pub use error::{CheckpointError, ErrorKind};
+pub use files::{Files, Kind, Lock, OsFiles, ReadAt, WriteSync};
+pub use input::{digest, read_file};
+pub use json::{parse_json, read_json};
+pub use manifest::{FORMAT_VERSION, MANIFEST, Manifest};
+pub use progress::{Progress, Silent};
+pub use publish::{FileRecord, Publisher, Writer};
+pub use shard::{RawDtype, RawTensor, encode_shard, raw_parts, read_packed};
+pub use source::{Shards, TensorInfo};
+pub use weights::Source;

@@ -1,0 +1,102 @@
+use super::*;
+use crate::{ErrorKind, Files, OsFiles};
+use moepress_quant::Format;
+use proptest::prelude::*;
+use std::path::Path;
+use std::sync::Arc;
+
+fn open(dir: &Path, tensors: &BTreeMap<String, RawTensor>) -> Shards {
+    std::fs::write(dir.join("model.safetensors"), encode_shard(tensors).unwrap()).unwrap();
+    let files: Arc<dyn Files> = Arc::new(OsFiles);
+    Shards::open(&files, dir).unwrap()
+}
+
+fn grouped(name: &str) -> Grouped {
+    match name.parse().unwrap() {
+        Format::Grouped(grouped) => grouped,
+        Format::Plain(_) => unreachable!(),
+    }
+}
+
+fn packed(format: Grouped, rows: usize, cols: usize) -> Packed {
+    let groups = rows * format.row_groups(cols);
+    Packed {
+        format,
+        rows,
+        cols,
+        codes: vec![0b0001_0100; rows * format.row_bytes(cols)],
+        scales: (0..groups).map(|i| 0x3c00 + i as u16).collect(),
+        offsets: if format.has_offsets() { vec![0xbc00; groups] } else { vec![] },
+    }
+}
+
+fn read(dir: &Path, parts: Vec<(String, RawTensor)>, format: Grouped) -> Result<Stored, CheckpointError> {
+    read_packed(&open(dir, &parts.into_iter().collect()), "w", format, 3, 40)
+}
+
+#[test]
+fn packed_matrices_round_trip() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["ternary-g32", "int3-sym-g64", "int4-g32", "int8-g128"] {
+        let stored = Stored::Packed(packed(grouped(name), 3, 40));
+        let parts = raw_parts("w", stored.clone());
+        assert_eq!(parts.iter().map(|(_, raw)| raw.bytes.len() as u64).sum::<u64>(), stored.stored_bytes());
+        assert_eq!(read(dir.path(), parts, grouped(name)).unwrap(), stored);
+    }
+}
+
+#[test]
+fn packed_matrices_that_do_not_fit_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let format = grouped("ternary-g32");
+    let refused = |packed: Packed, wanted: Grouped, reason: &str| {
+        let error = read(dir.path(), raw_parts("w", Stored::Packed(packed)), wanted).unwrap_err();
+        assert!(error.kind() == ErrorKind::BadInput && error.to_string().contains(reason), "{error}");
+    };
+    refused(packed(format, 2, 40), format, "w.codes\": U8 [2, 10] instead of U8 [3, 10]");
+    refused(packed(format, 3, 40), grouped("ternary-g64"), "w.scales\": F16 [3, 2] instead of F16 [3, 1]");
+    refused(packed(grouped("int2-sym-g32"), 3, 40), grouped("int2-g32"), "w.offsets\": missing");
+    let mut infinite = packed(format, 3, 40);
+    infinite.scales[4] = 0x7c00;
+    refused(infinite, format, "element 4 of scales");
+    let mut invalid = packed(format, 3, 40);
+    invalid.codes[11] = 0xff;
+    refused(invalid, format, "row 1 holds code 3");
+    let shards = open(dir.path(), &BTreeMap::new());
+    assert!(read_packed(&shards, "w", format, 1, usize::MAX).unwrap_err().to_string().contains("too many"));
+}
+
+#[test]
+fn bytes_must_fit_the_shape() {
+    let tensor = RawTensor { dtype: RawDtype::F32, shape: vec![2], bytes: vec![0; 7] };
+    let error = encode_shard(&BTreeMap::from([("a".to_owned(), tensor)])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+}
+
+fn tensor() -> impl Strategy<Value = RawTensor> {
+    const DTYPES: [RawDtype; 6] =
+        [RawDtype::U8, RawDtype::F16, RawDtype::BF16, RawDtype::F32, RawDtype::I64, RawDtype::F8_E4M3];
+    let head = (proptest::sample::select(&DTYPES[..]), proptest::collection::vec(0usize..4, 0..4));
+    head.prop_flat_map(|(dtype, shape)| {
+        let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        proptest::collection::vec(any::<u8>(), bytes).prop_map(move |bytes| RawTensor {
+            dtype,
+            shape: shape.clone(),
+            bytes,
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn what_is_written_is_read(tensors in proptest::collection::btree_map("[a-z.\"\\\\é]{1,9}", tensor(), 0..8)) {
+        prop_assert_eq!(encode_shard(&tensors).unwrap(), encode_shard(&tensors.clone()).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let shards = open(dir.path(), &tensors);
+        prop_assert_eq!(shards.tensors().len(), tensors.len());
+        for (name, tensor) in &tensors {
+            prop_assert_eq!(&shards.read(name).unwrap(), tensor);
+        }
+    }
+}

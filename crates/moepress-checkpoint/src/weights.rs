@@ -1,0 +1,23 @@
+//! Weights by their place in the model, wherever they come from.
+
+use crate::CheckpointError;
+use moepress_model::{LayerWeights, ModelSpec, Tensor};
+use moepress_quant::Stored;
+
+/// Something that has the weights of a model: a checkpoint, or one with edits applied on the way.
+pub trait Source: Sync {
+    /// The model that the weights belong to.
+    fn spec(&self) -> &ModelSpec;
+
+    /// A tensor outside the layers, in the shape that [`Self::spec`] says.
+    ///
+    /// # Errors
+    /// It cannot be read, or its values are not usable.
+    fn tensor(&self, tensor: Tensor) -> Result<Stored, CheckpointError>;
+
+    /// All tensors of a layer, in the shapes that [`Self::spec`] says.
+    ///
+    /// # Errors
+    /// One of them cannot be read, or its values are not usable.
+    fn layer(&self, layer: usize) -> Result<LayerWeights, CheckpointError>;
+}

@@ -1,0 +1,7 @@
+//! Maths on plain arrays: no files, no configuration, no model.
+//!
+//! Every function is deterministic: ties go to the lower index, and no result depends on the number of threads.
+
+pub mod assignment;
+pub mod knapsack;
+pub mod linalg;

@@ -1,0 +1,188 @@
+//! The names of formats and the bytes they cost.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+use std::str::FromStr;
+
+/// An unquantized number type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Dtype {
+    /// 16 bits, 8 of them exponent.
+    Bf16,
+    /// IEEE half precision.
+    F16,
+    /// IEEE single precision.
+    F32,
+}
+
+impl Dtype {
+    /// Bytes of one number.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 | Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
+/// What the codes of a grouped format stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Code {
+    /// −1, 0, +1 times the group's scale, in two-bit fields.
+    Ternary,
+    /// Unsigned integers of that many bits (2, 3, 4 or 8) on the group's grid.
+    Int(u8),
+}
+
+/// A format whose weights share an f16 scale per group of consecutive weights of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Grouped {
+    /// The meaning of a code.
+    pub code: Code,
+    /// Weights that share a scale: 32, 64 or 128. The last group of a row may be shorter.
+    pub group: usize,
+    /// Integers only: the grid is centred on zero and stores no offset. Ternary is always symmetric.
+    pub symmetric: bool,
+}
+
+impl Grouped {
+    /// Bits of one stored code.
+    pub const fn bits(self) -> usize {
+        match self.code {
+            Code::Ternary => 2,
+            Code::Int(bits) => bits as usize,
+        }
+    }
+
+    /// Bytes of one packed row of `cols` codes; every row starts on a byte.
+    pub const fn row_bytes(self, cols: usize) -> usize {
+        // Whole bytes first, so that no `cols` overflows.
+        cols / 8 * self.bits() + (cols % 8 * self.bits()).div_ceil(8)
+    }
+
+    /// Groups of one row of `cols` weights.
+    pub const fn row_groups(self, cols: usize) -> usize {
+        cols.div_ceil(self.group)
+    }
+
+    /// Whether an f16 offset is stored beside each scale.
+    pub const fn has_offsets(self) -> bool {
+        !self.symmetric
+    }
+}
+
+/// How the numbers of one tensor are stored. Written `bf16`, `ternary-g32`, `int4-g64`, `int4-sym-g128`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Format {
+    /// As plain numbers.
+    Plain(Dtype),
+    /// As packed codes with scales per group.
+    Grouped(Grouped),
+}
+
+impl Format {
+    /// Bytes of a `rows` × `cols` matrix in this format, scales and offsets included.
+    pub const fn stored_bytes(self, rows: usize, cols: usize) -> u64 {
+        let bytes = match self {
+            Self::Plain(dtype) => rows * cols * dtype.bytes(),
+            Self::Grouped(g) => {
+                let per_group = if g.has_offsets() { 4 } else { 2 };
+                rows * (g.row_bytes(cols) + g.row_groups(cols) * per_group)
+            }
+        };
+        bytes as u64
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Plain(Dtype::Bf16) => f.write_str("bf16"),
+            Self::Plain(Dtype::F16) => f.write_str("f16"),
+            Self::Plain(Dtype::F32) => f.write_str("f32"),
+            Self::Grouped(Grouped { code: Code::Ternary, group, .. }) => write!(f, "ternary-g{group}"),
+            Self::Grouped(Grouped { code: Code::Int(bits), group, symmetric }) => {
+                write!(f, "int{bits}{}-g{group}", if symmetric { "-sym" } else { "" })
+            }
+        }
+    }
+}
+
+/// A word that names no format.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no format (bf16, f16, f32, ternary-gN, intB-gN or intB-sym-gN with B in 2, 3, 4, 8 and N in 32, 64, 128)"
+)]
+pub struct FormatError(pub String);
+
+impl FromStr for Format {
+    type Err = FormatError;
+
+    fn from_str(text: &str) -> Result<Self, FormatError> {
+        let fail = || FormatError(text.to_owned());
+        match text {
+            "bf16" => return Ok(Self::Plain(Dtype::Bf16)),
+            "f16" => return Ok(Self::Plain(Dtype::F16)),
+            "f32" => return Ok(Self::Plain(Dtype::F32)),
+            _ => {}
+        }
+        let (head, group) = text.rsplit_once("-g").ok_or_else(fail)?;
+        let group = match group {
+            "32" => 32,
+            "64" => 64,
+            "128" => 128,
+            _ => return Err(fail()),
+        };
+        let (code, symmetric) = match head.strip_suffix("-sym") {
+            Some(code) => (code, true),
+            None => (head, head == "ternary"),
+        };
+        let code = match (code, head) {
+            ("ternary", "ternary") => Code::Ternary,
+            ("int2", _) => Code::Int(2),
+            ("int3", _) => Code::Int(3),
+            ("int4", _) => Code::Int(4),
+            ("int8", _) => Code::Int(8),
+            _ => return Err(fail()),
+        };
+        Ok(Self::Grouped(Grouped { code, group, symmetric }))
+    }
+}
+
+impl Serialize for Format {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Format {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for name in ["bf16", "f16", "f32", "ternary-g32", "int2-g64", "int3-sym-g128", "int8-g32"] {
+            assert_eq!(name.parse::<Format>().unwrap().to_string(), name);
+        }
+        for name in ["", "int5-g32", "ternary", "ternary-sym-g32", "int4-g0", "int4-g33", "int4-g032", "-g32"]
+        {
+            assert!(name.parse::<Format>().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn bytes_count_everything() {
+        let bytes = |name: &str, rows, cols| name.parse::<Format>().unwrap().stored_bytes(rows, cols);
+        assert_eq!(bytes("bf16", 3, 5), 30);
+        assert_eq!(bytes("ternary-g32", 2, 33), 2 * (9 + 2 * 2));
+        assert_eq!(bytes("int3-g32", 1, 32), 12 + 4);
+        assert_eq!(bytes("int3-sym-g64", 1, 65), 25 + 4);
+        assert_eq!(bytes("int8-g128", 4, 0), 0);
+    }
+}

@@ -1,0 +1,181 @@
+//! From f32 weights to packed codes: rounding to nearest, and packing what a solver has rounded.
+
+use super::{Grid, GridError, GroupFormat, MAX_GROUP, implementation, pack};
+use crate::{Format, Grouped, Packed};
+use rayon::prelude::*;
+
+/// Why a matrix has no encoding.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum EncodeError {
+    /// There is no such format.
+    #[error("{0} is no format that weights can be rounded to")]
+    Format(Format),
+    /// A part does not have the length the shape asks for.
+    #[error("{part} has {found} elements instead of {expected}")]
+    Length {
+        /// Which part.
+        part: &'static str,
+        /// What the shape asks for.
+        expected: usize,
+        /// What is there.
+        found: usize,
+    },
+    /// The importance of a row or column is negative, NaN or infinite.
+    #[error("element {index} of {part} is negative or not finite")]
+    Weight {
+        /// Which part.
+        part: &'static str,
+        /// Position of the first such element.
+        index: usize,
+    },
+    /// A group of weights has no grid.
+    #[error("row {row}, columns from {col}: {source}; keep this matrix plain or repair its weights")]
+    Grid {
+        /// Row of the group.
+        row: usize,
+        /// First column of the group.
+        col: usize,
+        /// What is wrong with it.
+        source: GridError,
+    },
+    /// A code outside the format.
+    #[error("element {index} of codes is {code}, which the format does not have")]
+    Code {
+        /// Position of the first such code.
+        index: usize,
+        /// The code.
+        code: u8,
+    },
+}
+
+/// Rounds every weight of `w`, `[rows, cols]`, to the nearest level of its group's grid.
+///
+/// `weights`, one per column and ≥ 0, tell the grids how much each column's error matters; the diagonal of
+/// the gram of the inputs is the usual choice. The result is the same for any number of threads.
+///
+/// # Errors
+/// An unknown format, wrong lengths, a bad column weight, or the first group (by row, then column) that
+/// holds NaN or infinity or needs a scale beyond f16.
+pub fn encode_nearest(
+    format: Grouped,
+    rows: usize,
+    cols: usize,
+    w: &[f32],
+    weights: Option<&[f64]>,
+) -> Result<Packed, EncodeError> {
+    let implementation = find(format)?;
+    check_area("w", rows, cols, w.len())?;
+    weights.map_or(Ok(()), |weights| check_weights("column weights", cols, weights))?;
+    let mut packed = empty(format, rows, cols);
+    let mut grids = vec![Grid::default(); rows * format.row_groups(cols)];
+    if w.is_empty() {
+        return Ok(packed);
+    }
+    let failure = w
+        .par_chunks_exact(cols)
+        .zip(packed.codes.par_chunks_exact_mut(format.row_bytes(cols)))
+        .zip(grids.par_chunks_exact_mut(format.row_groups(cols)))
+        .enumerate()
+        .find_map_first(|(row, ((w, bytes), grids))| {
+            let mut buffer = [0; MAX_GROUP];
+            let pieces = bytes.chunks_mut(format.row_bytes(format.group)).zip(grids);
+            for (group, (w, (bytes, grid))) in w.chunks(format.group).zip(pieces).enumerate() {
+                let col = group * format.group;
+                match implementation.fit(w, weights.map(|weights| &weights[col..col + w.len()])) {
+                    Ok(fitted) => *grid = fitted,
+                    Err(source) => return Some(EncodeError::Grid { row, col, source }),
+                }
+                let codes = &mut buffer[..w.len()];
+                implementation.round_group(w, *grid, codes);
+                pack::pack(format.bits(), codes, bytes);
+            }
+            None
+        });
+    match failure {
+        Some(error) => Err(error),
+        None => {
+            store_grids(&mut packed, &grids);
+            Ok(packed)
+        }
+    }
+}
+
+/// Packs codes `[rows, cols]` and grids `[rows, format.row_groups(cols)]` that a solver has chosen.
+///
+/// # Errors
+/// An unknown format, wrong lengths, a code the format does not have, or a grid whose numbers are not the
+/// finite f16 numbers that [`GroupFormat::fit`] returns.
+pub fn pack_codes(
+    format: Grouped,
+    rows: usize,
+    cols: usize,
+    codes: &[u8],
+    grids: &[Grid],
+) -> Result<Packed, EncodeError> {
+    find(format)?;
+    check_area("codes", rows, cols, codes.len())?;
+    check_area("grids", rows, format.row_groups(cols), grids.len())?;
+    let codes_end = match format.code {
+        crate::Code::Ternary => 3,
+        crate::Code::Int(bits) => 1u16 << bits,
+    };
+    if let Some(index) = codes.iter().position(|&code| u16::from(code) >= codes_end) {
+        return Err(EncodeError::Code { index, code: codes[index] });
+    }
+    let stored = |v: f32| v.is_finite() && half::f16::from_f32(v).to_f32() == v;
+    for (at, grid) in grids.iter().enumerate() {
+        if let Some(value) = [grid.scale, grid.offset].into_iter().find(|&v| !stored(v)) {
+            let (row, group) = (at / format.row_groups(cols), at % format.row_groups(cols));
+            return Err(EncodeError::Grid {
+                row,
+                col: group * format.group,
+                source: GridError::Overflow { value },
+            });
+        }
+    }
+    let mut packed = empty(format, rows, cols);
+    if !codes.is_empty() {
+        let bytes = packed.codes.par_chunks_exact_mut(format.row_bytes(cols));
+        codes
+            .par_chunks_exact(cols)
+            .zip(bytes)
+            .for_each(|(codes, bytes)| pack::pack(format.bits(), codes, bytes));
+    }
+    store_grids(&mut packed, grids);
+    Ok(packed)
+}
+
+fn empty(format: Grouped, rows: usize, cols: usize) -> Packed {
+    let codes = vec![0; rows * format.row_bytes(cols)];
+    Packed { format, rows, cols, codes, scales: Vec::new(), offsets: Vec::new() }
+}
+
+fn store_grids(packed: &mut Packed, grids: &[Grid]) {
+    packed.scales = grids.iter().map(|grid| grid.scale_bits()).collect();
+    if packed.format.has_offsets() {
+        packed.offsets = grids.iter().map(|grid| grid.offset_bits()).collect();
+    }
+}
+
+pub(super) fn find(format: Grouped) -> Result<&'static dyn GroupFormat, EncodeError> {
+    implementation(format).ok_or(EncodeError::Format(Format::Grouped(format)))
+}
+
+pub(super) fn check_area(
+    part: &'static str,
+    rows: usize,
+    cols: usize,
+    found: usize,
+) -> Result<(), EncodeError> {
+    // No slice is longer than usize::MAX, so an area beyond it is a wrong length as well.
+    let expected = rows.saturating_mul(cols);
+    if expected == found { Ok(()) } else { Err(EncodeError::Length { part, expected, found }) }
+}
+
+pub(super) fn check_weights(part: &'static str, expected: usize, weights: &[f64]) -> Result<(), EncodeError> {
+    check_area(part, expected, 1, weights.len())?;
+    match weights.iter().position(|h| !h.is_finite() || *h < 0.0) {
+        Some(index) => Err(EncodeError::Weight { part, index }),
+        None => Ok(()),
+    }
+}

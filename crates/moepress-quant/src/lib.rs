@@ -1,0 +1,13 @@
+//! Number formats: what a format is and costs, how a matrix is rounded to it, packed and read back.
+//!
+//! A [`Format`] describes, a [`Stored`] holds. Everything here works on plain slices; there is no file
+//! and no model in it. To add a grouped format, write `formats/<format>.rs` and one line in [`formats`].
+
+#![warn(missing_docs)]
+
+mod format;
+pub mod formats;
+mod stored;
+
+pub use format::{Code, Dtype, Format, FormatError, Grouped};
+pub use stored::{Packed, Plain, Stored, StoredError};

@@ -1,0 +1,33 @@
+//! A recipe: YAML in, checked intent out. The only crate that knows YAML.
+//!
+//! [`parse`] checks everything but the parameters of the stages; those are read by the stages themselves through
+//! [`Params`], whose errors point at the line of the recipe or at the `--set` that holds the value.
+//!
+//! ```yaml
+//! version: 1
+//! model: models/qwen3-moe                # relative to the recipe file
+//! calibration: {files: [novel.txt], window: 256, windows: 16}
+//! stages:
+//!   - prune_atoms: {method: heapr, ratio: 0.25}
+//!   - quantize: {format: int4, group: 64}
+//! evaluate: {files: [held_out.txt], window: 256, windows: 24}
+//! output: out/small                      # relative to the current directory
+//! ```
+
+mod error;
+mod guard;
+mod locate;
+mod params;
+mod path;
+mod recipe;
+mod set;
+mod size;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub use error::{RecipeError, unknown_word};
+pub use guard::MAX_BYTES;
+pub use params::Params;
+pub use recipe::{Calibration, Evaluate, Recipe, StageSpec, parse};

@@ -1,0 +1,219 @@
+//! The recipe as a whole.
+
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use serde_yaml::{Mapping, Value};
+
+use crate::error::{RecipeError, unknown_word};
+use crate::guard;
+use crate::params::Params;
+use crate::path::Path;
+use crate::set;
+use crate::source::Source;
+use crate::tree;
+
+pub(crate) const KEYS: [&str; 6] = ["version", "model", "calibration", "stages", "evaluate", "output"];
+
+/// What a user wants done to which model; everything is checked but the parameters of the stages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// The model's directory; the recipe names it relative to its own folder.
+    pub model: PathBuf,
+    /// The text that statistics are measured on.
+    pub calibration: Option<Calibration>,
+    /// What to do, in order.
+    pub stages: Vec<StageSpec>,
+    /// The text that the result is compared with the original on.
+    pub evaluate: Option<Evaluate>,
+    /// Where to write, relative to the current directory; `--out` goes before it.
+    pub output: Option<PathBuf>,
+    resolved: String,
+}
+
+/// Calibration text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calibration {
+    /// Text files; the recipe names them relative to its own folder.
+    pub files: Vec<PathBuf>,
+    /// Tokens per window, 2 to 2²⁰; 256 unless given.
+    pub window: usize,
+    /// Windows per file, 1 to 10⁶; 16 unless given.
+    pub windows: usize,
+}
+
+/// Evaluation text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evaluate {
+    /// Text files; the recipe names them relative to its own folder.
+    pub files: Vec<PathBuf>,
+    /// Tokens per window, 2 to 2²⁰; 256 unless given.
+    pub window: usize,
+    /// Windows per file, 1 to 10⁶; 24 unless given.
+    pub windows: usize,
+}
+
+/// One stage, not yet matched with what stages there are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageSpec {
+    /// Its name, such as `prune_atoms`.
+    pub name: String,
+    /// Its parameters.
+    pub params: Params,
+}
+
+impl StageSpec {
+    /// An error at this stage as a whole.
+    pub fn error(&self, message: impl Into<String>) -> RecipeError {
+        self.params.source.error(&self.params.path, message)
+    }
+
+    /// The error for a stage that is none of the `known`.
+    pub fn unknown(&self, known: &[&str]) -> RecipeError {
+        self.error(unknown_word("stage", &self.name, known))
+    }
+}
+
+impl Recipe {
+    /// The recipe after every `--set`, with the defaults of this crate written out, as YAML that parses to the
+    /// same recipe.
+    ///
+    /// Paths are as the user wrote them. `output` is left out: where a checkpoint lies is no part of what it is.
+    pub fn resolved_yaml(&self) -> String {
+        self.resolved.clone()
+    }
+}
+
+/// Reads the recipe in `text`. `file` is where it came from: paths are relative to its folder, errors name it.
+/// Each of `overrides` is the `PATH=VALUE` of one `--set`; a path starts at the top of the recipe, or with the
+/// name of a stage when only one stage has it.
+pub fn parse(text: &str, file: &FilePath, overrides: &[String]) -> Result<Recipe, RecipeError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut source = Source { file: file.into(), text: String::new(), sets: Vec::new() };
+    guard::check(text).map_err(|r| source.error_at(Some((r.line, r.column)), &Path::default(), r.message))?;
+    let mut tree = tree::build(text).map_err(|m| source.error_at(m.place, &m.path, m.message))?;
+    source.text = text.into();
+    for argument in overrides {
+        let changed = set::apply(&mut tree, argument).map_err(|(path, message)| RecipeError {
+            set: Some(argument.as_str().into()),
+            ..source.error_at(None, &path, message)
+        })?;
+        source.sets.push((changed, argument.clone()));
+    }
+    let Value::Mapping(map) = tree else {
+        let message = "a recipe is a mapping with the keys version, model and stages".into();
+        return Err(source.error_at(None, &Path::default(), message));
+    };
+    let top = Params { path: Path::default(), map: Arc::new(map), source: Arc::new(source) };
+    read(&top, file.parent().unwrap_or(FilePath::new("")))
+}
+
+fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
+    top.only(&KEYS)?;
+    top.usize_in("version", None, 1..=1)?;
+    let model = top.text("model", None)?;
+    let calibration = top.mapping("calibration")?.map(|p| Texts::read(&p, 16)).transpose()?;
+    let stages = top
+        .list("stages")?
+        .iter()
+        .enumerate()
+        .map(|(k, v)| stage(top, k, v))
+        .collect::<Result<Vec<_>, _>>()?;
+    let evaluate = top.mapping("evaluate")?.map(|p| Texts::read(&p, 24)).transpose()?;
+    let output = if top.has("output") { Some(top.text("output", None)?.into()) } else { None };
+
+    let mut resolved = Mapping::new();
+    resolved.insert("version".into(), 1.into());
+    resolved.insert("model".into(), model.as_str().into());
+    if let Some(texts) = &calibration {
+        resolved.insert("calibration".into(), texts.written());
+    }
+    resolved.insert("stages".into(), stages.iter().map(written).collect::<Vec<_>>().into());
+    if let Some(texts) = &evaluate {
+        resolved.insert("evaluate".into(), texts.written());
+    }
+    let resolved =
+        serde_yaml::to_string(&resolved).map_err(|e| top.source.error(&Path::default(), e.to_string()))?;
+
+    Ok(Recipe {
+        model: folder.join(model),
+        calibration: calibration.map(|t| Calibration {
+            files: t.paths(folder),
+            window: t.window,
+            windows: t.windows,
+        }),
+        stages,
+        evaluate: evaluate.map(|t| Evaluate { files: t.paths(folder), window: t.window, windows: t.windows }),
+        output,
+        resolved,
+    })
+}
+
+/// What `calibration` and `evaluate` have in common.
+struct Texts {
+    files: Vec<String>,
+    window: usize,
+    windows: usize,
+}
+
+impl Texts {
+    fn read(params: &Params, windows: usize) -> Result<Self, RecipeError> {
+        params.only(&["files", "window", "windows"])?;
+        Ok(Self {
+            files: params.texts("files")?,
+            window: params.usize_in("window", Some(256), 2..=1 << 20)?,
+            windows: params.usize_in("windows", Some(windows), 1..=1_000_000)?,
+        })
+    }
+
+    fn paths(&self, folder: &FilePath) -> Vec<PathBuf> {
+        self.files.iter().map(|file| folder.join(file)).collect()
+    }
+
+    fn written(&self) -> Value {
+        let files: Vec<Value> = self.files.iter().map(|file| file.as_str().into()).collect();
+        Mapping::from_iter([
+            ("files".into(), files.into()),
+            ("window".into(), (self.window as u64).into()),
+            ("windows".into(), (self.windows as u64).into()),
+        ])
+        .into()
+    }
+}
+
+fn stage(top: &Params, index: usize, value: &Value) -> Result<StageSpec, RecipeError> {
+    let path = Path::default().key("stages").index(index);
+    let shape = "must be the name of a stage, or one name with its parameters: `- name: {key: value}`";
+    let (name, params) = match value {
+        Value::String(name) => (name.as_str(), &Value::Null),
+        Value::Mapping(map) => match (map.iter().next(), map.keys().nth(1).and_then(Value::as_str)) {
+            (Some((name, params)), None) => (name.as_str().unwrap_or_default(), params),
+            (_, Some(second)) => {
+                let message = format!("{shape}; indent parameters further than the name");
+                return Err(top.source.error(&path.key(second), message));
+            }
+            (None, None) => return Err(top.source.error(&path, shape)),
+        },
+        _ => return Err(top.source.error(&path, shape)),
+    };
+    if name.is_empty() {
+        return Err(top.source.error(&path, shape));
+    }
+    let path = path.key(name);
+    let map = match params {
+        Value::Null => Mapping::new(),
+        Value::Mapping(map) => map.clone(),
+        _ => return Err(top.source.error(&path, "the parameters of a stage are a mapping: `{key: value}`")),
+    };
+    Ok(StageSpec {
+        name: name.into(),
+        params: Params { path, map: Arc::new(map), source: Arc::clone(&top.source) },
+    })
+}
+
+fn written(stage: &StageSpec) -> Value {
+    if stage.params.map.is_empty() {
+        return stage.name.as_str().into();
+    }
+    Mapping::from_iter([(stage.name.as_str().into(), Value::Mapping((*stage.params.map).clone()))]).into()
+}

@@ -1,0 +1,1 @@
+//! Decisions and edits: one file per method.

@@ -1,0 +1,52 @@
+//! What stages ask a sweep to measure.
+
+use moepress_quant::Format;
+use std::collections::BTreeSet;
+
+/// A group of statistics that is measured together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Need {
+    /// Tokens, gates and output norms per expert, router gram. Forward only.
+    Routing,
+    /// Energy and gradient per atom. Forward and backward.
+    Atoms,
+    /// Row and column weights of every linear map. Forward and backward.
+    Fisher,
+}
+
+/// The union of what several stages ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Groups of statistics.
+    pub groups: BTreeSet<Need>,
+    /// Formats whose rounding cost is wanted for every tensor; asks for [`Need::Fisher`] too.
+    pub formats: BTreeSet<Format>,
+}
+
+impl Needs {
+    /// The needs of these groups.
+    pub fn of(groups: impl IntoIterator<Item = Need>) -> Self {
+        Self { groups: groups.into_iter().collect(), formats: BTreeSet::new() }
+    }
+
+    /// Adds the needs of another stage.
+    pub fn join(&mut self, other: &Self) {
+        self.groups.extend(&other.groups);
+        self.formats.extend(&other.formats);
+    }
+
+    /// Whether nothing has to be measured.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Whether a group is asked for.
+    pub fn has(&self, need: Need) -> bool {
+        self.groups.contains(&need)
+    }
+
+    /// Whether a backward sweep is needed.
+    pub fn backward(&self) -> bool {
+        self.has(Need::Atoms) || self.has(Need::Fisher)
+    }
+}

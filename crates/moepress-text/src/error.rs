@@ -1,0 +1,36 @@
+//! What can go wrong between text and tokens.
+
+use moepress_checkpoint::{CheckpointError, ErrorKind};
+use std::path::PathBuf;
+
+/// An error of reading, encoding or cutting text.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    /// The tokenizer or the text cannot be read, or is malformed.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The text gives less than one window.
+    #[error("{}: {found} tokens, but one window needs {needed} (give a longer text or a shorter window)", file.display())]
+    TooShort {
+        /// The text.
+        file: PathBuf,
+        /// Tokens in it.
+        found: usize,
+        /// Tokens of a window.
+        needed: usize,
+    },
+    /// Windows too short to predict anything.
+    #[error("a window of {0} tokens predicts nothing (it needs 2 at least)")]
+    Window(usize),
+}
+
+impl TextError {
+    /// What the error means to whoever started the run.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Checkpoint(error) => error.kind(),
+            Self::TooShort { .. } => ErrorKind::BadInput,
+            Self::Window(_) => ErrorKind::Usage,
+        }
+    }
+}
