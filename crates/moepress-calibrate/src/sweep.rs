@@ -2,8 +2,7 @@
 
 use moepress_checkpoint::{CheckpointError, Progress, Source};
 use moepress_model::Tensor as Name;
-use moepress_nn::{Block, BlockError, Device, Ends, Rotary, dense};
-use moepress_nn::{TensorData, to_rows};
+use moepress_nn::{Block, BlockError, Device, Ends, Rotary, dense, to_rows};
 use moepress_stats::{Need, Needs, Of, Quantity, Statistics, StatisticsError};
 use rayon::prelude::*;
 
@@ -83,7 +82,12 @@ pub fn sweep(
         .collect();
     let rotary = Rotary::new(&spec.attention, 0, window, &device);
     let run = Sweep { needs, hidden: spec.hidden, device, rotary };
-    let ends = load_ends(source, &run.device)?;
+    let ends = Ends::new(
+        spec,
+        |name| source.tensor(name).map_err(CalibrateError::from),
+        &|stored| dense(&stored, &run.device),
+        &run.device,
+    )?;
     let steps = spec.layers.len() as u64 * if needs.backward() { 2 } else { 1 };
     let mut stats = Statistics::default();
     stats.add(Of::Model, Quantity::Tokens, vec![(windows.len() * window) as f64])?;
@@ -163,16 +167,6 @@ fn embedding_weights(
 fn load_block(source: &dyn Source, layer: usize, device: &Device) -> Result<Block, CalibrateError> {
     let weights = source.layer(layer)?;
     Ok(Block::new(source.spec(), layer, weights, &|stored| dense(&stored, device), device)?)
-}
-
-fn load_ends(source: &dyn Source, device: &Device) -> Result<Ends, CalibrateError> {
-    let embedding = source.tensor(Name::Embedding)?;
-    let head = if source.spec().tied_embeddings { &embedding } else { &source.tensor(Name::Head)? };
-    let head = dense(head, device);
-    let norm = source.tensor(Name::FinalNorm)?.to_f32();
-    let count = norm.len();
-    let final_norm = moepress_nn::Tensor::from_data(TensorData::new(norm, [count]), device);
-    Ok(Ends { embedding, final_norm, head, eps: source.spec().norm_eps })
 }
 
 fn check(progress: &dyn Progress) -> Result<(), CalibrateError> {

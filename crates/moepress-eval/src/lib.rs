@@ -1,1 +1,14 @@
-//! Placeholder.
+//! What a model is worth: likelihood of texts, distance to the model it was made from, speed.
+
+mod distance;
+mod error;
+mod evaluate;
+mod likelihood;
+mod score;
+mod speed;
+
+pub use distance::Divergence;
+pub use error::EvalError;
+pub use evaluate::{Evaluation, Overall, Text, TextScore, evaluate};
+pub use likelihood::Likelihood;
+pub use speed::decode_speed;

@@ -117,13 +117,17 @@ impl ModelSpec {
     pub fn after(&self, edits: &[Edit]) -> Result<Self, EditError> {
         let mut spec = self.clone();
         for edit in edits {
-            spec.apply(edit)?;
+            spec.edit(edit)?;
         }
         spec.validate().map_err(|e| EditError(e.0))?;
         Ok(spec)
     }
 
-    fn apply(&mut self, edit: &Edit) -> Result<(), EditError> {
+    /// Applies one edit.
+    ///
+    /// # Errors
+    /// It names something the model does not have.
+    pub fn edit(&mut self, edit: &Edit) -> Result<(), EditError> {
         match edit {
             Edit::MergeExperts { layer, groups, .. } => merge(self.moe_mut(*layer)?, groups)
                 .or_else(|reason| err(format!("layer {layer}: cannot merge experts: {reason}"))),

@@ -88,9 +88,8 @@ impl Attend {
         };
         // One input serves three maps; it is seen once, as the input of the query map.
         let x = watch.tensor(Site { part: Part::Query, side: Side::Input }, x);
-        let mut project = |map: &dyn Linear, part| {
-            watch.tensor(Site { part, side: Side::Output }, map.forward(x.clone()))
-        };
+        let mut project =
+            |map: &dyn Linear, part| watch.tensor(Site { part, side: Side::Output }, map.forward(x.clone()));
         let query = project(&*self.query, Part::Query);
         let key = project(&*self.key, Part::Key);
         let value = project(&*self.value, Part::Value);
@@ -103,7 +102,12 @@ impl Attend {
         };
         let seen = key.dims()[2];
         let group = heads / kv_heads;
-        let query = query.mul_scalar((head_dim as f64).powf(-0.5)).reshape([batch, kv_heads, group * tokens, head_dim]);
+        let query = query.mul_scalar((head_dim as f64).powf(-0.5)).reshape([
+            batch,
+            kv_heads,
+            group * tokens,
+            head_dim,
+        ]);
         let scores = query.matmul(key.swap_dims(2, 3)).reshape([batch * kv_heads, group, tokens, seen]);
         let scores = match tokens {
             1 => scores,

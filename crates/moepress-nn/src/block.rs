@@ -2,21 +2,20 @@
 
 use crate::attention::{Attend, KeyValues, Rotary};
 use crate::moe::{Experts, Gated};
-use crate::ops::{from_rows, rms_norm};
+use crate::ops::{from_rows, rms_norm, vector};
 use crate::watch::Watch;
 use crate::{MakeLinear, Side, Site};
-use burn::tensor::{Device, Tensor, TensorData};
-use moepress_model::{LayerWeights, ModelSpec, Part, Projection};
+use burn::tensor::{Device, Tensor};
+use moepress_model::{LayerWeights, ModelSpec, Part, Projection, Tensor as Name};
 use moepress_quant::Stored;
+use std::sync::Arc;
 
-/// A part that a layer needs and was not given in the right shape.
+/// A tensor that the model needs and was not given in the right shape.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("layer {layer}: {part} is missing or misshapen")]
+#[error("{tensor} is missing or misshapen")]
 pub struct BlockError {
-    /// Layer index.
-    pub layer: usize,
-    /// Name of the part.
-    pub part: String,
+    /// The tensor.
+    pub tensor: Name,
 }
 
 /// What follows attention.
@@ -24,7 +23,7 @@ pub enum Mlp {
     /// One gated MLP for every token.
     Dense(Gated),
     /// Routed experts.
-    Moe(Experts),
+    Moe(Box<Experts>),
 }
 
 /// Norm → attention → add, norm → MLP → add.
@@ -50,16 +49,14 @@ impl Block {
         device: &Device,
     ) -> Result<Self, BlockError> {
         let mut take = |part: Part| {
-            let wanted = spec.shape(moepress_model::Tensor::Layer(layer, part));
+            let name = Name::Layer(layer, part);
+            let wanted = spec.shape(name);
             let stored = weights.remove(&part).filter(|stored| Some(stored.shape()) == wanted);
-            stored.ok_or_else(|| BlockError { layer, part: part.to_string() })
+            stored.map(Arc::new).ok_or(BlockError { tensor: name })
         };
-        let vector = |stored: Stored| {
-            let values = stored.to_f32();
-            let count = values.len();
-            Tensor::<1>::from_data(TensorData::new(values, [count]), device)
-        };
-        let gated = |part: &dyn Fn(Projection) -> Part, take: &mut dyn FnMut(Part) -> Result<Stored, BlockError>| {
+        let vector = |stored: Arc<Stored>| vector(&stored, device);
+        let gated = |part: &dyn Fn(Projection) -> Part,
+                     take: &mut dyn FnMut(Part) -> Result<Arc<Stored>, BlockError>| {
             let [gate, up, down] = Projection::ALL.map(|projection| take(part(projection)).map(linear));
             Ok(Gated { gate: gate?, up: up?, down: down? })
         };
@@ -85,13 +82,13 @@ impl Block {
                     });
                     experts.push(segments.collect::<Result<Vec<_>, _>>()?);
                 }
-                Mlp::Moe(Experts {
+                Mlp::Moe(Box::new(Experts {
                     routing: moe.routing.clone(),
                     rows: moe.router.clone(),
                     fold: fold(&moe.router, moe.experts.len(), device),
                     router: linear(take(Part::Router)?),
                     experts,
-                })
+                }))
             }
         };
         Ok(Self { input_norm, attend, mlp_norm, mlp, eps: spec.norm_eps })

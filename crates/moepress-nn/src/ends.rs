@@ -1,15 +1,17 @@
 //! What comes before the first and after the last layer: embedding, final norm, head, loss.
 
-use crate::Linear;
-use crate::ops::{from_rows, rms_norm};
+use crate::ops::{from_rows, rms_norm, vector};
+use crate::{BlockError, Linear, MakeLinear};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use moepress_model::{ModelSpec, Tensor as Name};
 use moepress_quant::Stored;
+use std::sync::Arc;
 
 /// Embedding, final norm and head of a model.
 pub struct Ends {
     /// Token embeddings `[vocab, hidden]`, in the format they are stored in.
-    pub embedding: Stored,
+    pub embedding: Arc<Stored>,
     /// Weight of the final norm.
     pub final_norm: Tensor<1>,
     /// hidden → vocab.
@@ -19,6 +21,29 @@ pub struct Ends {
 }
 
 impl Ends {
+    /// Takes the tensors outside the layers from `tensor`; a tied head shares the embedding.
+    ///
+    /// # Errors
+    /// `tensor` fails, or a tensor has another shape than the description says.
+    pub fn new<E: From<BlockError>>(
+        spec: &ModelSpec,
+        tensor: impl Fn(Name) -> Result<Stored, E>,
+        linear: MakeLinear<'_>,
+        device: &Device,
+    ) -> Result<Self, E> {
+        let take = |name: Name| {
+            let stored = tensor(name)?;
+            match Some(stored.shape()) == spec.shape(name) {
+                true => Ok(Arc::new(stored)),
+                false => Err(E::from(BlockError { tensor: name })),
+            }
+        };
+        let embedding = take(Name::Embedding)?;
+        let head = if spec.tied_embeddings { embedding.clone() } else { take(Name::Head)? };
+        let norm = take(Name::FinalNorm)?;
+        Ok(Self { embedding, final_norm: vector(&norm, device), head: linear(head), eps: spec.norm_eps })
+    }
+
     /// Hidden states `[ids.len(), hidden]`; ids are below the vocabulary size.
     pub fn embed(&self, ids: &[u32], device: &Device) -> Tensor<2> {
         let (_, hidden) = self.embedding.matrix_shape();

@@ -3,6 +3,7 @@
 use crate::ops::from_rows;
 use burn::tensor::{Device, Tensor};
 use moepress_quant::Stored;
+use std::sync::Arc;
 
 /// y = x Wᵀ for a weight of shape `[out, in]`.
 pub trait Linear: Send + Sync {
@@ -11,7 +12,7 @@ pub trait Linear: Send + Sync {
 }
 
 /// Turns stored weights into a linear map; calibration wants [`dense`], the runtime computes packed.
-pub type MakeLinear<'a> = &'a (dyn Fn(Stored) -> Box<dyn Linear> + Sync);
+pub type MakeLinear<'a> = &'a (dyn Fn(Arc<Stored>) -> Box<dyn Linear> + Sync);
 
 /// Weights unpacked to f32.
 pub struct Dense {

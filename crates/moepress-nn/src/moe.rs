@@ -78,7 +78,9 @@ impl Experts {
             let logit = &values[token * rows..(token + 1) * rows];
             order.clear();
             order.extend(0..rows);
-            order.select_nth_unstable_by(self.routing.top_k - 1, |&a, &b| logit[b].total_cmp(&logit[a]).then(a.cmp(&b)));
+            order.select_nth_unstable_by(self.routing.top_k - 1, |&a, &b| {
+                logit[b].total_cmp(&logit[a]).then(a.cmp(&b))
+            });
             for &row in &order[..self.routing.top_k] {
                 mask[token * rows + row] = 1.0;
                 let list: &mut Vec<u32> = &mut routed[self.rows[row]];

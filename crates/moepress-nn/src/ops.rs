@@ -1,6 +1,7 @@
 //! The few tensor operations that burn does not have in one piece.
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use moepress_quant::Stored;
 
 /// Root-mean-square norm over the last dimension: x / √(mean x² + ε) · w, for `[n, d]` and w of `[d]`.
 pub fn rms_norm(x: Tensor<2>, weight: &Tensor<1>, eps: f64) -> Tensor<2> {
@@ -11,6 +12,13 @@ pub fn rms_norm(x: Tensor<2>, weight: &Tensor<1>, eps: f64) -> Tensor<2> {
 /// A `[rows, cols]` tensor of f32 values, row-major.
 pub fn from_rows(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// All weights of a tensor as one vector.
+pub(crate) fn vector(stored: &Stored, device: &Device) -> Tensor<1> {
+    let values = stored.to_f32();
+    let count = values.len();
+    Tensor::from_data(TensorData::new(values, [count]), device)
 }
 
 /// The values of a tensor, row-major.

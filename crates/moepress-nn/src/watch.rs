@@ -48,12 +48,7 @@ pub struct Ignore;
 impl Watch for Ignore {}
 
 /// A linear map seen from both sides.
-pub(crate) fn watched(
-    map: &dyn crate::Linear,
-    part: Part,
-    x: Tensor<2>,
-    watch: &mut dyn Watch,
-) -> Tensor<2> {
+pub(crate) fn watched(map: &dyn crate::Linear, part: Part, x: Tensor<2>, watch: &mut dyn Watch) -> Tensor<2> {
     let x = watch.tensor(Site { part, side: Side::Input }, x);
     watch.tensor(Site { part, side: Side::Output }, map.forward(x))
 }

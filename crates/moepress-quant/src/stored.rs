@@ -97,7 +97,7 @@ impl Plain {
                     block[..out.len()].convert_to_f32_slice(out);
                 }
             }
-            Dtype::Bf16 => fill(out, pairs().map(|bits| half::bf16::from_bits(bits).to_f32())),
+            Dtype::Bf16 => fill(out, pairs().map(|bits| f32::from_bits(u32::from(bits) << 16))),
         }
     }
 

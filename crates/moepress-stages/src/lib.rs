@@ -1,1 +1,22 @@
-//! Decisions and edits: one file per method.
+//! Decisions and edits. A stage turns statistics into a list of edits; one place applies them to weights.
+//!
+//! Stages know neither files nor burn, and none asks which family it has. To add a method, write
+//! `<stage>/<method>.rs` and one line in the stage's list; to add a stage, one line in [`STAGES`].
+
+#![warn(missing_docs)]
+
+mod apply;
+mod assign_bits;
+mod evidence;
+mod merge_experts;
+mod prune_atoms;
+mod prune_experts;
+mod quantize;
+mod stage;
+mod targets;
+#[cfg(test)]
+mod toy;
+
+pub use apply::{ApplyError, apply, apply_outside};
+pub use evidence::{Evidence, assumed};
+pub use stage::{Decision, STAGES, Stage, StageError, from_recipe};

@@ -3,9 +3,9 @@
 use crate::{TextError, Tokenizer};
 
 /// What the library's decoders put where bytes are not (yet) UTF-8.
-const BROKEN: char = '\u{fffd}';
-/// A character has at most four bytes, and with them four tokens; what is broken after that stays so.
-const PATIENCE: usize = 4;
+const BROKEN: char = char::REPLACEMENT_CHARACTER;
+/// Tokens held back at most: any character is complete by then, so that what is still broken stays so.
+const PATIENCE: usize = 16;
 
 /// Turns tokens into text piece by piece. A piece is held back while its last character is incomplete.
 pub struct Stream<'a> {

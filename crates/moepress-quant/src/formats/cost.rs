@@ -6,7 +6,7 @@ use crate::Grouped;
 use rayon::prelude::*;
 
 /// Σᵢⱼ `row_weight[i]` · `col_weight[j]` · (wᵢⱼ − qᵢⱼ)², where q is what
-/// [`encode_nearest`](super::encode_nearest) with column weights `col_weight` makes of `w`, `[rows, cols]`.
+/// [`encode_nearest`](super::encode_nearest) without column weights makes of `w`, `[rows, cols]`.
 ///
 /// Summed in f64 along each row, then over the rows in order: the same for any number of threads.
 ///
@@ -32,7 +32,7 @@ pub fn rounding_cost(
         let mut cost = 0.0;
         let groups = w.chunks(format.group).zip(col_weight.chunks(format.group));
         for (group, (w, h)) in groups.enumerate() {
-            let grid = implementation.fit(w, Some(h)).map_err(|source| EncodeError::Grid {
+            let grid = implementation.fit(w, None).map_err(|source| EncodeError::Grid {
                 row,
                 col: group * format.group,
                 source,

@@ -1,0 +1,134 @@
+//! Texts through a model, in parallel.
+
+use crate::score::{Chunk, Scores, score};
+use crate::{Divergence, EvalError, Likelihood};
+use moepress_checkpoint::Progress;
+use moepress_runtime::Model;
+use rayon::prelude::*;
+use serde::Serialize;
+use std::time::Instant;
+
+/// Tokens that run as one batch, at least one window: enough for efficient products. Fixed, so that results
+/// do not depend on the number of threads.
+const CHUNK_TOKENS: usize = 1024;
+
+/// A text to predict.
+#[derive(Clone, Debug)]
+pub struct Text {
+    /// What it is called in results.
+    pub name: String,
+    /// Token ids; every token but the first of a window is predicted from those before it in the window.
+    pub windows: Vec<Vec<u32>>,
+}
+
+/// One text.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TextScore {
+    /// Its name.
+    pub name: String,
+    /// How likely the model finds it.
+    #[serde(flatten)]
+    pub likelihood: Likelihood,
+    /// Distance to the original, when there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<Divergence>,
+}
+
+/// All texts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Overall {
+    /// The plain mean over texts.
+    #[serde(flatten)]
+    pub likelihood: Likelihood,
+    /// The mean over predictions of all texts.
+    pub by_token: Likelihood,
+    /// Distance to the original over predictions of all texts, when there is an original.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<Divergence>,
+}
+
+/// What texts came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// All texts.
+    pub overall: Overall,
+    /// Every text, in the order given.
+    pub texts: Vec<TextScore>,
+    /// Tokens scored per second of wall time, the pass through the original included. The one number here
+    /// that differs from run to run.
+    pub tokens_per_second: f64,
+}
+
+/// Scores `texts` under `model`; with `against`, the original, also the distance to it.
+///
+/// Memory beyond the models: per thread the activations of 1024 tokens and 16 MiB of logits of each model.
+///
+/// # Errors
+/// A text without predictions, tokens the model cannot run on, vocabularies that differ, logits that are
+/// not finite, or the caller cancelled.
+pub fn evaluate(
+    model: &Model,
+    against: Option<&Model>,
+    texts: &[Text],
+    progress: &dyn Progress,
+) -> Result<Evaluation, EvalError> {
+    if let Some(original) = against.filter(|original| original.spec().vocab != model.spec().vocab) {
+        return Err(EvalError::Vocabulary { model: model.spec().vocab, against: original.spec().vocab });
+    }
+    let predicts = |text: &Text| text.windows.iter().any(|window| window.len() > 1);
+    if let Some(text) = texts.iter().find(|text| !predicts(text)) {
+        return Err(EvalError::Empty(text.name.clone()));
+    }
+    if texts.is_empty() {
+        return Err(EvalError::NoTexts);
+    }
+    let chunks: Vec<Chunk> =
+        texts.iter().enumerate().flat_map(|(index, text)| chunks(index, &text.windows)).collect();
+    let started = Instant::now();
+    let mut scores: Vec<Scores> = texts.iter().map(|_| Scores::default()).collect();
+    let mut done = 0;
+    for group in chunks.chunks(2 * rayon::current_num_threads()) {
+        if progress.cancelled() {
+            return Err(EvalError::Cancelled);
+        }
+        let results: Vec<_> = group.par_iter().map(|chunk| score(model, against, chunk)).collect();
+        for (chunk, result) in group.iter().zip(results) {
+            scores[chunk.text].append(result?);
+        }
+        done += group.len();
+        progress.step("evaluate", done as u64, chunks.len() as u64);
+    }
+    let tokens: usize = chunks.iter().map(|chunk| chunk.ids.len()).sum();
+    let tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64().max(1e-9);
+    if let Some((text, _)) = texts.iter().zip(&scores).find(|(_, scores)| !scores.is_finite()) {
+        return Err(EvalError::NotFinite(text.name.clone()));
+    }
+    let texts = texts.iter().zip(&scores).map(|(text, scores)| TextScore {
+        name: text.name.clone(),
+        likelihood: Likelihood::new(&scores.losses),
+        divergence: divergence(scores),
+    });
+    let texts: Vec<TextScore> = texts.collect();
+    let mut all = Scores::default();
+    scores.into_iter().for_each(|scores| all.append(scores));
+    let overall = Overall {
+        likelihood: Likelihood::mean_of(&texts.iter().map(|text| text.likelihood).collect::<Vec<_>>()),
+        by_token: Likelihood::new(&all.losses),
+        divergence: divergence(&all),
+    };
+    Ok(Evaluation { overall, texts, tokens_per_second })
+}
+
+fn divergence(scores: &Scores) -> Option<Divergence> {
+    let tokens = &scores.divergences;
+    (!tokens.is_empty()).then(|| Divergence::new(tokens.clone(), scores.agreed))
+}
+
+/// Windows of one text in batches of equal length.
+fn chunks(text: usize, windows: &[Vec<u32>]) -> impl Iterator<Item = Chunk> {
+    windows.chunk_by(|a, b| a.len() == b.len()).filter(|run| run[0].len() > 1).flat_map(move |run| {
+        let window = run[0].len();
+        let batches = run.chunks((CHUNK_TOKENS / window).max(1));
+        batches.map(move |windows| Chunk { text, ids: windows.concat(), window })
+    })
+}

@@ -1,0 +1,55 @@
+//! A model with edits applied on the way from the disk.
+
+use moepress_checkpoint::{CheckpointError, Source};
+use moepress_model::{Edit, EditError, LayerWeights, ModelSpec, Tensor};
+use moepress_quant::Stored;
+use moepress_stages::{ApplyError, apply, apply_outside};
+use std::path::Path;
+
+/// A source seen through a list of edits; nothing is kept but the list.
+pub struct Edited<'a> {
+    source: &'a dyn Source,
+    edits: Vec<Edit>,
+    spec: ModelSpec,
+}
+
+impl<'a> Edited<'a> {
+    /// The source as it is.
+    pub fn new(source: &'a dyn Source) -> Self {
+        Self { source, edits: vec![], spec: source.spec().clone() }
+    }
+
+    /// Adds edits after those there are.
+    ///
+    /// # Errors
+    /// They do not fit the model as it is by then.
+    pub fn push(&mut self, edits: Vec<Edit>) -> Result<(), EditError> {
+        self.spec = self.spec.after(&edits)?;
+        self.edits.extend(edits);
+        Ok(())
+    }
+
+    /// All edits so far.
+    pub fn edits(&self) -> &[Edit] {
+        &self.edits
+    }
+
+    fn failed(&self, error: &ApplyError) -> CheckpointError {
+        CheckpointError::bad_input(Path::new("model"), "weights", error)
+    }
+}
+
+impl Source for Edited<'_> {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn tensor(&self, tensor: Tensor) -> Result<Stored, CheckpointError> {
+        apply_outside(tensor, self.source.tensor(tensor)?, &self.edits).map_err(|e| self.failed(&e))
+    }
+
+    fn layer(&self, layer: usize) -> Result<LayerWeights, CheckpointError> {
+        let weights = self.source.layer(layer)?;
+        apply(self.source.spec(), layer, weights, &self.edits).map_err(|e| self.failed(&e))
+    }
+}

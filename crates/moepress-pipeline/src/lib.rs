@@ -1,0 +1,24 @@
+//! Recipe × model → plan → run → report.
+//!
+//! Measure once, decide globally, apply by streaming: sweeps feed every stage that can use them, decisions
+//! are edits, and one walk writes the result layer by layer.
+
+#![warn(missing_docs)]
+
+mod edited;
+mod error;
+mod layers;
+mod memory;
+mod plan;
+mod report;
+mod run;
+mod statistics_file;
+mod texts;
+
+pub use edited::Edited;
+pub use error::PipelineError;
+pub use layers::{ExpertReport, LayerReport};
+pub use plan::{Plan, PlannedStage, Sizes, SizeOf, plan};
+pub use report::{CalibrationReport, Comparison, Report, Seconds, StageReport};
+pub use run::{Outcome, Run, run};
+pub use texts::{TextSet, load_texts};

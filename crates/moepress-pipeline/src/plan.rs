@@ -1,0 +1,194 @@
+//! What a recipe would do, from headers alone.
+
+use crate::PipelineError;
+use crate::memory::{Load, peak};
+use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
+use moepress_model::{Class, ModelSpec};
+use moepress_quant::Format;
+use moepress_recipe::Recipe;
+use moepress_stages::{Evidence, Stage, assumed, from_recipe};
+use moepress_stats::{Need, Needs};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Weights and bytes of a class or of a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct SizeOf {
+    /// Weights.
+    pub weights: u64,
+    /// Bytes, scales and offsets included.
+    pub bytes: u64,
+}
+
+/// The size of a model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sizes {
+    /// All tensors.
+    #[serde(flatten)]
+    pub total: SizeOf,
+    /// Bits per weight, everything counted.
+    pub bpw: f64,
+    /// By class of tensor.
+    pub classes: BTreeMap<&'static str, SizeOf>,
+}
+
+impl Sizes {
+    /// The size of a model.
+    pub fn of(spec: &ModelSpec) -> Self {
+        let entry = |(class, (weights, bytes)): (Class, (u64, u64))| (class.name(), SizeOf { weights, bytes });
+        let total = SizeOf { weights: spec.total_weights(), bytes: spec.total_bytes() };
+        let bpw = 8.0 * total.bytes as f64 / total.weights.max(1) as f64;
+        Self { total, bpw, classes: spec.bytes_by_class().into_iter().map(entry).collect() }
+    }
+}
+
+/// One stage of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PlannedStage {
+    /// What it does, in a line.
+    pub what: String,
+    /// What is measured right before it, on the model as it is by then; empty when earlier measurements do.
+    pub measures: Vec<&'static str>,
+    /// The expected size after it.
+    pub after: Sizes,
+}
+
+/// What a recipe would do.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// Family of the model.
+    pub family: String,
+    /// Size of the original.
+    pub before: Sizes,
+    /// Stages in order.
+    pub stages: Vec<PlannedStage>,
+    /// Expected size of the result.
+    pub after: Sizes,
+    /// Passes over all layers: forward, backward, weights only, evaluation.
+    pub walks: BTreeMap<&'static str, usize>,
+    /// Predicted peak of resident memory in bytes.
+    pub peak_memory_bytes: u64,
+    /// Predicted size of the output directory in bytes, which is also the disk space needed.
+    pub disk_bytes: u64,
+    #[serde(skip)]
+    pub(crate) needs: Vec<Option<Needs>>,
+}
+
+/// Plans a recipe on an opened model; reads no weights.
+///
+/// # Errors
+/// The recipe is wrong in itself or for this model.
+pub fn plan(recipe: &Recipe, model: &Checkpoint) -> Result<(Plan, Vec<Box<dyn Stage>>), PipelineError> {
+    let stages = from_recipe(&recipe.stages)?;
+    if model.manifest().is_some() {
+        let reason = "is already compact; start from the original checkpoint";
+        return Err(CheckpointError::bad_input(model.dir(), "moepress.json", reason).into());
+    }
+    let before = model.spec();
+    let mut spec = before.clone();
+    let mut planned = Vec::new();
+    // A stage that changes routing makes what was measured before it stale.
+    let mut stale_after = Vec::new();
+    let mut assigned = None;
+    for (index, (stage, recipe_stage)) in stages.iter().zip(&recipe.stages).enumerate() {
+        stage.check(&spec)?;
+        let (stats, costs) = assumed(&spec, &stage.needs())?;
+        let edits = stage.decide(&Evidence { spec: &spec, stats: &stats, costs: &costs })?.edits;
+        stale_after.push(edits.iter().any(moepress_model::Edit::changes_routing));
+        for edit in &edits {
+            match edit {
+                moepress_model::Edit::Assign { .. } => assigned = Some(index),
+                moepress_model::Edit::Encode { .. } => assigned = None,
+                _ => {}
+            }
+        }
+        if !stage.needs().is_empty() && recipe.calibration.is_none() {
+            return Err(recipe_stage.error("measures the model, so the recipe needs `calibration` with files of text").into());
+        }
+        spec = spec.after(&edits)?;
+        planned.push(PlannedStage { what: stage.describe(), measures: vec![], after: Sizes::of(&spec) });
+    }
+    if let Some(index) = assigned {
+        return Err(recipe.stages[index].error("chooses formats that nothing carries out; put a quantize stage after it").into());
+    }
+    let needs = sweeps(&stages, &stale_after);
+    for (stage, needs) in planned.iter_mut().zip(&needs) {
+        stage.measures = needs.as_ref().map(words).unwrap_or_default();
+    }
+    let load = load(recipe, &needs);
+    let plan = Plan {
+        family: spec.family.clone(),
+        before: Sizes::of(before),
+        stages: planned,
+        after: Sizes::of(&spec),
+        walks: walks(recipe, &stages, &needs),
+        peak_memory_bytes: peak(before, &spec, &load),
+        disk_bytes: spec.total_bytes() + headers(&spec) + tokenizer_bytes(model)?,
+        needs,
+    };
+    Ok((plan, stages))
+}
+
+/// For every stage what to measure before it: the needs of all stages up to the next that changes routing
+/// are united, so that one sweep feeds them.
+fn sweeps(stages: &[Box<dyn Stage>], stale_after: &[bool]) -> Vec<Option<Needs>> {
+    let mut needs: Vec<Option<Needs>> = vec![None; stages.len()];
+    let mut current: Option<usize> = None;
+    for (index, stage) in stages.iter().enumerate() {
+        let wanted = stage.needs();
+        if !wanted.is_empty() {
+            let first = *current.get_or_insert(index);
+            needs[first].get_or_insert_default().join(&wanted);
+        }
+        if stale_after[index] {
+            current = None;
+        }
+    }
+    needs
+}
+
+fn words(needs: &Needs) -> Vec<&'static str> {
+    let word = |need: &Need| match need {
+        Need::Routing => "routing",
+        Need::Atoms => "atom energy and gradient",
+        Need::Fisher => "row and column Fisher weights",
+    };
+    needs.groups.iter().map(word).collect()
+}
+
+fn load(recipe: &Recipe, needs: &[Option<Needs>]) -> Load {
+    let calibration = recipe.calibration.as_ref().filter(|_| needs.iter().any(Option::is_some));
+    Load {
+        tokens: calibration.map_or(0, |c| c.files.len() * c.windows * c.window),
+        window: calibration.map_or(0, |c| c.window).max(recipe.evaluate.as_ref().map_or(0, |e| e.window)),
+        backward: needs.iter().flatten().any(Needs::backward),
+        evaluates: recipe.evaluate.is_some(),
+        threads: rayon::current_num_threads(),
+    }
+}
+
+fn walks(recipe: &Recipe, stages: &[Box<dyn Stage>], needs: &[Option<Needs>]) -> BTreeMap<&'static str, usize> {
+    let sweeps: Vec<&Needs> = needs.iter().flatten().collect();
+    let rounding = stages.iter().filter(|stage| !stage.needs().formats.is_empty()).count();
+    BTreeMap::from([
+        ("forward", sweeps.len()),
+        ("backward", sweeps.iter().filter(|needs| needs.backward()).count()),
+        ("weights only", rounding + 1),
+        ("evaluation", if recipe.evaluate.is_some() { 2 } else { 0 }),
+    ])
+}
+
+/// Bytes of safetensors headers, index and manifest: about 110 per tensor in a header and 75 in the index.
+fn headers(spec: &ModelSpec) -> u64 {
+    let parts = |tensor| match spec.format(tensor) {
+        Some(Format::Grouped(grouped)) if grouped.has_offsets() => 3,
+        Some(Format::Grouped(_)) => 2,
+        _ => 1,
+    };
+    let experts: usize = spec.moe_layers().map(|(_, moe)| moe.experts.len()).sum();
+    16384 + spec.tensors().into_iter().map(|tensor| 220 * parts(tensor)).sum::<u64>() + 300 * experts as u64
+}
+
+fn tokenizer_bytes(model: &Checkpoint) -> Result<u64, PipelineError> {
+    Ok(model.tokenizer_files()?.values().map(|bytes| bytes.len() as u64).sum())
+}

@@ -1,0 +1,268 @@
+//! Carrying a recipe out.
+
+use crate::edited::Edited;
+use crate::layers::layers;
+use crate::plan::{Plan, Sizes, plan};
+use crate::report::{CalibrationReport, Comparison, Report, Seconds, StageReport};
+use crate::texts::{TextSet, load_texts};
+use crate::{PipelineError, statistics_file};
+use moepress_calibrate::{rounding_costs, sweep};
+use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, available_memory, peak_memory};
+use moepress_eval::{decode_speed, evaluate};
+use moepress_model::Tensor;
+use moepress_recipe::Recipe;
+use moepress_runtime::Model;
+use moepress_stages::{Evidence, Stage};
+use moepress_stats::{Of, Quantity, RoundingCosts, Statistics};
+use moepress_text::Tokenizer;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Tokens that are decoded to measure speed.
+const DECODED: usize = 64;
+
+/// A recipe to carry out.
+pub struct Run<'a> {
+    /// All input and output.
+    pub files: &'a Arc<dyn Files>,
+    /// What to do.
+    pub recipe: &'a Recipe,
+    /// The model directory as the user named it, for the report.
+    pub model_name: &'a str,
+    /// The output directory, which must not exist.
+    pub out: &'a Path,
+    /// Turns the report into files beside it: name and contents.
+    pub render: &'a dyn Fn(&Report) -> Vec<(String, Vec<u8>)>,
+}
+
+/// What a run left behind.
+pub struct Outcome {
+    /// The story, also in `report.json`.
+    pub report: Report,
+    /// Statistics of the last sweep, encoded as a safetensors file; none when nothing was measured.
+    pub statistics: Option<Vec<u8>>,
+}
+
+/// Runs a recipe: measures, decides, writes, evaluates, publishes.
+///
+/// # Errors
+/// Whatever ends it; the output directory is then absent.
+pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineError> {
+    let started = Instant::now();
+    let mut seconds = Seconds::default();
+    let checkpoint = Checkpoint::open(job.files, &job.recipe.model)?;
+    let (plan, stages) = plan(job.recipe, &checkpoint)?;
+    if let Some(available) = available_memory().filter(|&available| available < plan.peak_memory_bytes) {
+        return Err(PipelineError::Memory { needed: plan.peak_memory_bytes, available });
+    }
+    let mut writer = CompactWriter::new(job.files, job.out, checkpoint.spec().layers.len())?;
+    writer.reserve(plan.disk_bytes)?;
+    let tokenizer = Tokenizer::open(job.files.as_ref(), checkpoint.dir(), checkpoint.spec().vocab)?;
+    let texts = Texts::load(job, &tokenizer, &plan)?;
+    seconds.text = started.elapsed().as_secs_f64();
+
+    let mut edited = Edited::new(&checkpoint);
+    let measured = decide(&mut edited, &plan, &stages, &texts, progress, &mut seconds)?;
+    for note in measured.stages.iter().flat_map(|stage| &stage.notes) {
+        progress.note(note);
+    }
+
+    let at = Instant::now();
+    write(&mut writer, &edited, progress)?;
+    let mut inputs = BTreeMap::from([("model".to_owned(), checkpoint.input_digests()?)]);
+    if let Some(calibration) = &texts.calibration {
+        inputs.insert("calibration".to_owned(), calibration.digests.clone());
+    }
+    let recipe = job.recipe.resolved_yaml();
+    for (name, bytes) in checkpoint.tokenizer_files()? {
+        writer.write_file(&name, &bytes)?;
+    }
+    writer.write_file("recipe.yaml", recipe.as_bytes())?;
+    writer.write_file("edits.json", &json(edited.edits())?)?;
+    writer.write_manifest(edited.spec(), inputs, &recipe)?;
+    seconds.write = at.elapsed().as_secs_f64();
+
+    let at = Instant::now();
+    let evaluation = match &texts.evaluation {
+        Some(set) => Some(compare(job, &checkpoint, writer.staging(), set, progress)?),
+        None => None,
+    };
+    seconds.evaluate = at.elapsed().as_secs_f64();
+    seconds.total = started.elapsed().as_secs_f64();
+
+    let report = Report {
+        schema_version: 1,
+        moepress: env!("CARGO_PKG_VERSION"),
+        model: job.model_name.to_owned(),
+        family: plan.family.clone(),
+        before: plan.before.clone(),
+        after: Sizes::of(edited.spec()),
+        stages: measured.stages,
+        layers: layers(checkpoint.spec(), edited.spec(), &measured.routed),
+        calibration: measured.calibration,
+        evaluation,
+        seconds,
+        threads: rayon::current_num_threads(),
+        predicted_peak_memory_bytes: plan.peak_memory_bytes,
+        peak_memory_bytes: peak_memory(),
+        recipe,
+    };
+    writer.write_file("report.json", &json(&report)?)?;
+    for (name, bytes) in (job.render)(&report) {
+        writer.write_file(&name, &bytes)?;
+    }
+    if progress.cancelled() {
+        return Err(PipelineError::Cancelled);
+    }
+    writer.publish()?;
+    let statistics = measured.last.as_ref().map(statistics_file::encode).transpose()?;
+    Ok(Outcome { report, statistics })
+}
+
+/// All text a run needs, read before anything else so that a bad file ends it early.
+struct Texts {
+    calibration: Option<TextSet>,
+    window: usize,
+    evaluation: Option<TextSet>,
+}
+
+impl Texts {
+    fn load(job: &Run<'_>, tokenizer: &Tokenizer, plan: &Plan) -> Result<Self, PipelineError> {
+        let files = job.files.as_ref();
+        let calibration = match job.recipe.calibration.as_ref().filter(|_| plan.needs.iter().any(Option::is_some)) {
+            Some(c) => Some(load_texts(files, tokenizer, &c.files, c.window, c.windows)?),
+            None => None,
+        };
+        let evaluation = match &job.recipe.evaluate {
+            Some(e) => Some(load_texts(files, tokenizer, &e.files, e.window, e.windows)?),
+            None => None,
+        };
+        let window = job.recipe.calibration.as_ref().map_or(0, |c| c.window);
+        Ok(Self { calibration, window, evaluation })
+    }
+}
+
+/// What measuring and deciding came to.
+#[derive(Default)]
+struct Measured {
+    stages: Vec<StageReport>,
+    calibration: Option<CalibrationReport>,
+    /// Tokens per expert by layer in the first sweep.
+    routed: BTreeMap<usize, Vec<u64>>,
+    last: Option<Statistics>,
+}
+
+/// Runs every stage: sweeps where the plan says so, then decides and adds the edits.
+fn decide(
+    edited: &mut Edited<'_>,
+    plan: &Plan,
+    stages: &[Box<dyn Stage>],
+    texts: &Texts,
+    progress: &dyn Progress,
+    seconds: &mut Seconds,
+) -> Result<Measured, PipelineError> {
+    let mut stats = Statistics::default();
+    let mut measured = Measured::default();
+    for (stage, needs) in stages.iter().zip(&plan.needs) {
+        let at = Instant::now();
+        if let (Some(needs), Some(set)) = (needs, &texts.calibration) {
+            let windows: Vec<Vec<u32>> = set.texts.iter().flat_map(|text| text.windows.clone()).collect();
+            stats = sweep(edited, &windows, needs, progress)?;
+            if measured.calibration.is_none() {
+                measured.calibration = Some(calibration(set, texts.window, &stats));
+                measured.routed = routed(&stats).map(|(layer, n)| (layer, n.iter().map(|&n| n as u64).collect())).collect();
+            }
+            measured.last = Some(stats.clone());
+        }
+        let costs = match stage.needs() {
+            needs if needs.formats.is_empty() => RoundingCosts::default(),
+            needs => rounding_costs(edited, &stats, &needs, progress)?,
+        };
+        seconds.measure += at.elapsed().as_secs_f64();
+        if progress.cancelled() {
+            return Err(PipelineError::Cancelled);
+        }
+        let at = Instant::now();
+        let decision = stage.decide(&Evidence { spec: edited.spec(), stats: &stats, costs: &costs })?;
+        decision.edits.iter().for_each(|edit| stats.follow(edit));
+        let edits = decision.edits.len();
+        edited.push(decision.edits)?;
+        seconds.decide += at.elapsed().as_secs_f64();
+        let after = Sizes::of(edited.spec());
+        measured.stages.push(StageReport { what: stage.describe(), edits, notes: decision.notes, after });
+    }
+    Ok(measured)
+}
+
+/// Tokens per expert of every layer with experts.
+fn routed(stats: &Statistics) -> impl Iterator<Item = (usize, &[f64])> {
+    stats.iter().filter_map(|(key, values)| match (key.of, key.quantity) {
+        (Of::Layer(layer), Quantity::Tokens) => Some((layer, values)),
+        _ => None,
+    })
+}
+
+fn calibration(set: &TextSet, window: usize, stats: &Statistics) -> CalibrationReport {
+    let loss = stats.scalar(Of::Model, Quantity::Loss).and_then(|loss| {
+        Ok(loss / stats.scalar(Of::Model, Quantity::Predictions)?)
+    });
+    let unreached = routed(stats).flat_map(|(layer, values)| {
+        values.iter().enumerate().filter(|(_, n)| **n == 0.0).map(move |(expert, _)| (layer, expert))
+    });
+    CalibrationReport {
+        texts: set.texts.iter().map(|text| text.name.clone()).collect(),
+        window,
+        tokens: set.texts.iter().flat_map(|text| &text.windows).map(Vec::len).sum(),
+        nll: loss.ok(),
+        unreached: unreached.collect(),
+    }
+}
+
+/// Streams the edited model into shards, one layer at a time.
+fn write(writer: &mut CompactWriter, edited: &Edited<'_>, progress: &dyn Progress) -> Result<(), PipelineError> {
+    let spec = edited.spec();
+    let outside = spec.tensors().into_iter().filter(|tensor| tensor.layer().is_none());
+    let outside = outside.map(|tensor| Ok((tensor, edited.tensor(tensor)?))).collect::<Result<Vec<_>, PipelineError>>()?;
+    writer.write_shard(outside)?;
+    for layer in 0..spec.layers.len() {
+        if progress.cancelled() {
+            return Err(PipelineError::Cancelled);
+        }
+        let weights = edited.layer(layer)?;
+        writer.write_shard(weights.into_iter().map(|(part, stored)| (Tensor::Layer(layer, part), stored)))?;
+        progress.step("write", layer as u64 + 1, spec.layers.len() as u64);
+    }
+    Ok(())
+}
+
+/// Loads what was written and evaluates it beside the original.
+fn compare(
+    job: &Run<'_>,
+    original: &Checkpoint,
+    staging: &Path,
+    set: &TextSet,
+    progress: &dyn Progress,
+) -> Result<Comparison, PipelineError> {
+    let compact = Checkpoint::open(job.files, staging)?;
+    compact.verify()?;
+    let compact = Model::load(&compact)?;
+    let original = Model::load(original)?;
+    let prompt = set.texts.first().and_then(|text| text.windows.first()).cloned().unwrap_or_default();
+    let prompt = &prompt[..prompt.len().min(16)];
+    let speed = |model: &Model| decode_speed(model, prompt, DECODED.min(model.spec().context.saturating_sub(prompt.len())));
+    Ok(Comparison {
+        original_decode_tokens_per_second: speed(&original)?,
+        compact_decode_tokens_per_second: speed(&compact)?,
+        original: evaluate(&original, None, &set.texts, progress)?,
+        compact: evaluate(&compact, Some(&original), &set.texts, progress)?,
+    })
+}
+
+fn json(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, PipelineError> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| PipelineError::Report(e.to_string()))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}

@@ -1,0 +1,18 @@
+//! The story of a run in the forms people read: a table for the terminal, a page, a text.
+//!
+//! Numbers become words in one place and are laid out by each form. Whatever comes from the user (names,
+//! paths, notes, the recipe) is text everywhere: it cannot become markup or control a terminal.
+
+#![warn(missing_docs)]
+
+mod html;
+mod markdown;
+#[cfg(test)]
+mod sample;
+mod summary;
+mod tables;
+mod units;
+
+pub use html::html;
+pub use markdown::markdown;
+pub use summary::summary;

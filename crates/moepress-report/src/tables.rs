@@ -1,0 +1,203 @@
+//! The numbers of a report as rows of text, once for every form it takes.
+
+use crate::units::{bytes, change, count, fixed, memory, percent, seconds, times};
+use moepress_pipeline::{Comparison, LayerReport, Report, SizeOf};
+
+/// The first column names the row, the others hold numbers.
+pub(crate) struct Table {
+    pub(crate) head: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
+    /// The sum or mean of the rows.
+    pub(crate) total: Option<Vec<String>>,
+}
+
+impl Table {
+    fn new(head: &[&str], rows: Vec<Vec<String>>) -> Self {
+        Self { head: head.iter().map(|&cell| cell.to_owned()).collect(), rows, total: None }
+    }
+}
+
+/// A class of tensors in words.
+pub(crate) fn class_name(class: &str) -> String {
+    match class {
+        "dense_mlp" => "dense MLPs".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// Classes with their size before and after, the largest first.
+pub(crate) fn classes(report: &Report) -> Vec<(String, SizeOf, SizeOf)> {
+    let of = |sizes: &moepress_pipeline::Sizes, class| sizes.classes.get(class).copied().unwrap_or_default();
+    let names = report.before.classes.keys();
+    let mut classes: Vec<_> =
+        names.map(|&class| (class_name(class), of(&report.before, class), of(&report.after, class))).collect();
+    // Stable, so that equal classes stay in the order of their names.
+    classes.sort_by_key(|(_, before, _)| std::cmp::Reverse(before.bytes));
+    classes
+}
+
+/// Bits per weight, scales and offsets included.
+pub(crate) fn bpw(size: SizeOf) -> f64 {
+    8.0 * size.bytes as f64 / size.weights.max(1) as f64
+}
+
+pub(crate) fn sizes(report: &Report) -> Table {
+    let row = |name: String, before: SizeOf, after: SizeOf| {
+        let weights = [before, after].map(|size| count(size.weights));
+        let bpw = [before, after].map(|size| fixed(bpw(size), 2));
+        let bytes = [before, after].map(|size| count(size.bytes));
+        let ratio = times(before.bytes as f64, after.bytes as f64);
+        [vec![name], weights.into(), bpw.into(), bytes.into(), vec![ratio]].concat()
+    };
+    let head = [
+        "tensors", "weights, original", "compact", "bits per weight, original", "compact", "bytes, original",
+        "compact", "times smaller",
+    ];
+    let rows = classes(report).into_iter().map(|(name, before, after)| row(name, before, after));
+    let total = Some(row("everything".to_owned(), report.before.total, report.after.total));
+    Table { total, ..Table::new(&head, rows.collect()) }
+}
+
+/// Perplexity by text; empty without texts.
+pub(crate) fn perplexity(comparison: &Comparison) -> Table {
+    let Comparison { original, compact, .. } = comparison;
+    let texts = original.texts.iter().zip(&compact.texts);
+    let texts = texts.map(|(a, b)| (a.name.as_str(), a.likelihood, b.likelihood));
+    let (a, b) = (&original.overall, &compact.overall);
+    let overall = [
+        ("all texts, each counting the same", a.likelihood, b.likelihood),
+        ("all tokens, each counting the same", a.by_token, b.by_token),
+    ];
+    let rows = texts.chain(overall).map(|(name, a, b)| {
+        let nll = [a, b].map(|l| format!("{} ± {}", fixed(l.nll, 4), fixed(l.stderr, 4)));
+        let [before, after] = [a, b].map(|l| fixed(l.perplexity, 2));
+        let change = change(a.perplexity, b.perplexity);
+        [vec![name.to_owned(), count(b.predictions as u64), before, after, change], nll.into()].concat()
+    });
+    let head = [
+        "text", "predictions", "perplexity, original", "compact", "change", "nats per token, original", "compact",
+    ];
+    let mut rows: Vec<_> = rows.collect();
+    let total = rows.pop();
+    Table { total, ..Table::new(&head, rows) }
+}
+
+/// Kullback-Leibler divergence by text; none when it was not measured.
+pub(crate) fn divergence(comparison: &Comparison) -> Option<Table> {
+    let texts = comparison.compact.texts.iter().map(|text| (text.name.as_str(), text.divergence));
+    let overall = ("all tokens", comparison.compact.overall.divergence);
+    let rows = texts.chain([overall]).filter_map(|(name, divergence)| {
+        let d = divergence?;
+        let nats = [d.mean, d.stderr, d.median, d.p90, d.p99, d.max].map(|nats| fixed(nats, 4));
+        Some([vec![name.to_owned()], nats.into(), vec![percent(d.top1_agreement)]].concat())
+    });
+    let head = ["text", "mean", "± standard error", "median", "p90", "p99", "max", "top-1 agreement"];
+    let mut rows: Vec<_> = rows.collect();
+    let total = Some(rows.pop()?);
+    Some(Table { total, ..Table::new(&head, rows) })
+}
+
+/// Tokens per second.
+pub(crate) fn speed(comparison: &Comparison) -> Table {
+    let row = |name: &str, before: f64, after: f64| {
+        vec![name.to_owned(), fixed(before, 0), fixed(after, 0), times(after, before)]
+    };
+    let decode = row(
+        "decoding one sequence",
+        comparison.original_decode_tokens_per_second,
+        comparison.compact_decode_tokens_per_second,
+    );
+    // The compact model is scored with the original beside it, so the two do not compare.
+    let [before, after] =
+        [&comparison.original, &comparison.compact].map(|evaluation| fixed(evaluation.tokens_per_second, 0));
+    let scoring = vec!["scoring the original alone".to_owned(), before, "-".to_owned(), "-".to_owned()];
+    let both = vec!["scoring both side by side".to_owned(), "-".to_owned(), after, "-".to_owned()];
+    Table::new(&["tokens per second", "original", "compact", "times"], vec![decode, scoring, both])
+}
+
+/// What is left of the experts of each layer.
+pub(crate) fn experts(report: &Report) -> Table {
+    let row = |layer: &LayerReport| {
+        let experts = &layer.experts;
+        // Those that were merged are listed once, with the first of them.
+        let left: Vec<_> =
+            experts.iter().enumerate().filter(|(index, e)| e.shared_by.first() == Some(index)).map(|(_, e)| e).collect();
+        let atoms: usize = left.iter().map(|e| e.atoms).sum();
+        let before: usize = experts.iter().map(|e| e.atoms_before).sum();
+        let bytes: u64 = left.iter().map(|e| e.bytes).sum();
+        let weighted: f64 = left.iter().map(|e| e.bpw * e.atoms as f64).sum();
+        let unreached = match experts.iter().any(|e| e.tokens.is_some()) {
+            true => count(experts.iter().filter(|e| e.tokens == Some(0)).count() as u64),
+            false => "-".to_owned(),
+        };
+        vec![
+            layer.layer.to_string(),
+            format!("{} of {}", left.len(), experts.len()),
+            percent(atoms as f64 / before.max(1) as f64),
+            fixed(weighted / atoms.max(1) as f64, 2),
+            self::bytes(bytes),
+            unreached,
+        ]
+    };
+    let head = ["layer", "experts left", "atoms left", "bits per weight", "size", "unreached"];
+    Table::new(&head, report.layers.iter().map(row).collect())
+}
+
+/// Wall time by phase.
+pub(crate) fn timings(report: &Report) -> Table {
+    let s = &report.seconds;
+    let phases = [
+        ("reading text", s.text),
+        ("measuring", s.measure),
+        ("deciding", s.decide),
+        ("writing", s.write),
+        ("evaluating", s.evaluate),
+    ];
+    let row = |(name, value): (&str, f64)| vec![name.to_owned(), seconds(value)];
+    let total = Some(row(("everything", s.total)));
+    Table { total, ..Table::new(&["phase", "wall time"], phases.map(row).into()) }
+}
+
+/// Peak of resident memory.
+pub(crate) fn memory_use(report: &Report) -> Table {
+    let measured = report.peak_memory_bytes.map_or_else(|| "not known".to_owned(), memory);
+    let rows = [("predicted", memory(report.predicted_peak_memory_bytes)), ("measured", measured)];
+    Table::new(&["peak memory", "resident"], rows.map(|(name, size)| vec![name.to_owned(), size]).into())
+}
+
+/// Original and compact in one line: `13.4 MB → 3.20 MB, perplexity 28.0 → 30.1`.
+pub(crate) fn headline(report: &Report) -> String {
+    let size = format!("{} → {}", bytes(report.before.total.bytes), bytes(report.after.total.bytes));
+    match &report.evaluation {
+        None => format!("{size}, {} bits per weight", fixed(report.after.bpw, 2)),
+        Some(comparison) => {
+            let of = |perplexity| crate::units::short(perplexity);
+            let [before, after] = [&comparison.original, &comparison.compact].map(|e| of(e.overall.likelihood.perplexity));
+            format!("{size}, perplexity {before} → {after}")
+        }
+    }
+}
+
+/// What was measured on, as names and values.
+pub(crate) fn calibration(report: &Report) -> Vec<(&'static str, String)> {
+    let Some(c) = &report.calibration else { return vec![] };
+    let experts: usize = report.layers.iter().map(|layer| layer.experts.len()).sum();
+    let nll = c.nll.map(|nll| format!("{} nats per token, perplexity {}", fixed(nll, 4), fixed(nll.exp(), 2)));
+    let mut rows = vec![
+        ("texts", c.texts.join(", ")),
+        ("tokens", format!("{} in windows of {}", count(c.tokens as u64), count(c.window as u64))),
+        ("experts no token reached", format!("{} of {}", count(c.unreached.len() as u64), count(experts as u64))),
+    ];
+    rows.extend(nll.map(|nll| ("the original on it", nll)));
+    rows.extend((!c.unreached.is_empty()).then(|| ("these experts", unreached(&c.unreached))));
+    rows
+}
+
+/// `layer 0: 3, 7; layer 2: 1`.
+fn unreached(experts: &[(usize, usize)]) -> String {
+    let layers = experts.chunk_by(|a, b| a.0 == b.0).map(|run| {
+        let indices: Vec<String> = run.iter().map(|(_, expert)| expert.to_string()).collect();
+        format!("layer {}: {}", run[0].0, indices.join(", "))
+    });
+    layers.collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,83 @@
+//! HEAPr (arXiv 2509.22299): second-order saliency of atoms in output space.
+//!
+//! Removing atom k changes the expert's output by −wₖ hₖ, and wₖᵀ g = ∂L/∂hₖ, so the paper's d × d
+//! covariance of output gradients never has to exist:
+//!
+//! - `decoupled` (the paper's): E[h²] · E[(∂L/∂h)²]
+//! - `coupled`: E[(h · ∂L/∂h)²], the Fisher information of a mask on the atom
+//! - `total`: Σ h² · E[(∂L/∂h)²], what the whole calibration text is expected to lose
+//!
+//! Expectations are over the tokens routed to the expert; `over_tokens: sum` multiplies by their number.
+
+use super::Saliency;
+use crate::evidence::Evidence;
+use moepress_recipe::{Params, RecipeError};
+use moepress_stats::{Need, Needs, Of, Quantity, StatisticsError};
+
+pub(super) const KEYS: &[&str] = &["score", "over_tokens"];
+
+struct Heapr {
+    coupled: bool,
+    sum: bool,
+    name: String,
+}
+
+pub(super) fn build(params: &Params) -> Result<Box<dyn Saliency>, RecipeError> {
+    let score = params.word("score", Some("coupled"), &["decoupled", "coupled", "total"])?;
+    let default = if score == "decoupled" { "mean" } else { "sum" };
+    let over = params.word("over_tokens", Some(default), &["mean", "sum"])?;
+    if score == "total" && over == "mean" {
+        return Err(params.error("over_tokens", "score total is a sum; its mean is score decoupled"));
+    }
+    let name = format!("heapr {score} {over}");
+    Ok(Box::new(Heapr { coupled: score == "coupled", sum: over == "sum", name }))
+}
+
+impl Saliency for Heapr {
+    fn describe(&self) -> String {
+        self.name.clone()
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::of([Need::Atoms])
+    }
+
+    fn score(&self, evidence: &Evidence<'_>, layer: usize, expert: usize) -> Result<Vec<f64>, StatisticsError> {
+        let of = Of::Expert(layer, expert);
+        let tokens = evidence.tokens(layer)?[expert];
+        let scale = if self.sum { tokens } else { 1.0 };
+        if self.coupled {
+            let coupled = evidence.stats.get(of, Quantity::AtomCoupled)?;
+            return Ok(coupled.iter().map(|c| scale * (c / tokens)).collect());
+        }
+        let energy = evidence.stats.get(of, Quantity::AtomEnergy)?;
+        let gradient = evidence.stats.get(of, Quantity::AtomGradient)?;
+        Ok(energy.iter().zip(gradient).map(|(h, g)| scale * (h / tokens) * (g / tokens)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::toy::{toy, with_params};
+    use moepress_stats::{Of, Quantity, RoundingCosts, Statistics};
+
+    #[test]
+    fn golden_scores() {
+        // methods.md 1.9 with two tokens: Σh² = (10, 5), Σ(∂L/∂h)² = (5, 4), Σ(h ∂L/∂h)² = (37, 16).
+        let mut stats = Statistics::default();
+        stats.add(Of::Layer(0), Quantity::Tokens, vec![2.0]).unwrap();
+        stats.add(Of::Expert(0, 0), Quantity::AtomEnergy, vec![10.0, 5.0]).unwrap();
+        stats.add(Of::Expert(0, 0), Quantity::AtomGradient, vec![5.0, 4.0]).unwrap();
+        stats.add(Of::Expert(0, 0), Quantity::AtomCoupled, vec![37.0, 16.0]).unwrap();
+        let costs = RoundingCosts::default();
+        let spec = toy();
+        let evidence = crate::Evidence { spec: &spec, stats: &stats, costs: &costs };
+        let score = |yaml: &str| {
+            with_params(yaml, |params| super::build(params).unwrap().score(&evidence, 0, 0).unwrap())
+        };
+        assert_eq!(score("{score: decoupled}"), [12.5, 5.0]);
+        assert_eq!(score("{score: total}"), [25.0, 10.0]);
+        assert_eq!(score("{score: coupled, over_tokens: mean}"), [18.5, 8.0]);
+        assert_eq!(score("{}"), [37.0, 16.0]);
+    }
+}

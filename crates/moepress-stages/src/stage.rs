@@ -1,0 +1,103 @@
+//! What a stage is, and the list of all.
+
+use crate::evidence::Evidence;
+use crate::{assign_bits, merge_experts, prune_atoms, prune_experts, quantize};
+use moepress_model::{Edit, ModelSpec};
+use moepress_recipe::{RecipeError, StageSpec};
+use moepress_stats::{Needs, StatisticsError};
+
+/// A step of a recipe.
+pub trait Stage: Send + Sync {
+    /// One line for plans and reports: the stage, its method and what it was told.
+    fn describe(&self) -> String;
+
+    /// Whether the stage can work on this model; called before any weight is read.
+    ///
+    /// # Errors
+    /// It cannot; says why and what would help.
+    fn check(&self, spec: &ModelSpec) -> Result<(), StageError>;
+
+    /// The statistics that [`Self::decide`] will ask for, on the model that `check` saw.
+    fn needs(&self) -> Needs;
+
+    /// The edits. A pure function of the evidence.
+    ///
+    /// # Errors
+    /// What was asked for cannot be met on this evidence.
+    fn decide(&self, evidence: &Evidence<'_>) -> Result<Decision, StageError>;
+}
+
+/// What a stage decided, and what it decided for the user on the way.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    /// Changes, in order.
+    pub edits: Vec<Edit>,
+    /// Lines for the report.
+    pub notes: Vec<String>,
+}
+
+/// Why a stage cannot do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// It contradicts the model; the fault is in the recipe.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// A statistic is missing.
+    #[error(transparent)]
+    Statistics(#[from] StatisticsError),
+}
+
+type Build = fn(&StageSpec) -> Result<Box<dyn Stage>, RecipeError>;
+
+/// Every stage by the name recipes use.
+pub const STAGES: &[(&str, Build)] = &[
+    ("merge_experts", merge_experts::build),
+    ("prune_experts", prune_experts::build),
+    ("prune_atoms", prune_atoms::build),
+    ("assign_bits", assign_bits::build),
+    ("quantize", quantize::build),
+];
+
+/// The stages of a recipe, every parameter checked.
+///
+/// # Errors
+/// An unknown stage, method, format or key, or a value out of range, with its place in the recipe.
+pub fn from_recipe(specs: &[StageSpec]) -> Result<Vec<Box<dyn Stage>>, RecipeError> {
+    let build = |spec: &StageSpec| match STAGES.iter().find(|(name, _)| *name == spec.name) {
+        Some((_, build)) => build(spec),
+        None => Err(spec.unknown(&STAGES.iter().map(|(name, _)| *name).collect::<Vec<_>>())),
+    };
+    specs.iter().map(build).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn build(stage: &str) -> Result<Vec<Box<dyn Stage>>, RecipeError> {
+        let text = format!("version: 1\nmodel: m\nstages:\n  - {stage}\n");
+        from_recipe(&moepress_recipe::parse(&text, Path::new("r.yaml"), &[])?.stages)
+    }
+
+    #[test]
+    fn words_are_checked_and_the_nearest_is_named() {
+        for (stage, wanted) in [
+            ("prune_atom: {ratio: 0.5}", "unknown stage `prune_atom`; did you mean `prune_atoms`?"),
+            ("prune_atoms: {ratoi: 0.5}", "did you mean `ratio`?"),
+            ("prune_atoms: {ratio: 0.5, method: heaper}", "did you mean `heapr`?"),
+            ("prune_atoms: {ratio: 1.5}", "ratio"),
+            ("prune_atoms: {}", "ratio"),
+            ("prune_experts: {ratio: 0.5, method: reep}", "did you mean `reap`?"),
+            ("merge_experts: {ratio: 0.5, method: m_smo}", "did you mean `m_smoe`?"),
+            ("quantize: {format: int5}", "did you mean `int"),
+            ("quantize: {format: int4, group: 48}", "group"),
+            ("assign_bits: {bpw: 3, bytes: 3MB}", "bpw"),
+            ("assign_bits: {formats: [int4]}", "bpw"),
+        ] {
+            let error = build(stage).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(error.starts_with("r.yaml:4:") && error.contains(wanted), "{stage}: {error}");
+        }
+        assert!(build("prune_atoms: {ratio: 0.5, score: decoupled, over_tokens: mean, align: 8}").is_ok());
+    }
+}

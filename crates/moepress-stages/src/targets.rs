@@ -1,0 +1,47 @@
+//! The tensors that a stage of quantization is about, and the formats it may use.
+
+use moepress_model::{Class, ModelSpec, Tensor};
+use moepress_quant::{Code, Format, Grouped};
+use moepress_recipe::{Params, RecipeError};
+
+const CODES: [(&str, Code); 5] = [
+    ("ternary", Code::Ternary),
+    ("int2", Code::Int(2)),
+    ("int3", Code::Int(3)),
+    ("int4", Code::Int(4)),
+    ("int8", Code::Int(8)),
+];
+const CLASSES: [Class; 4] = [Class::Experts, Class::Attention, Class::Embeddings, Class::DenseMlp];
+
+/// The names of the codes a recipe may ask for.
+pub(crate) fn code_names() -> [&'static str; 5] {
+    CODES.map(|(name, _)| name)
+}
+
+/// The format of that code name with the parameters `group` and `symmetric`.
+pub(crate) fn format(name: &str, params: &Params) -> Result<Format, RecipeError> {
+    let group = params.usize_in("group", Some(64), 1..)?;
+    if ![32, 64, 128].contains(&group) {
+        return Err(params.error("group", format!("must be 32, 64 or 128, is {group}")));
+    }
+    let symmetric = params.bool("symmetric", Some(false))?;
+    let code = CODES.iter().find(|(known, _)| *known == name).map_or(Code::Ternary, |(_, code)| *code);
+    Ok(Format::Grouped(Grouped { code, group, symmetric: symmetric || code == Code::Ternary }))
+}
+
+/// The parameter `classes`: which matrices are meant, the routed experts unless told.
+pub(crate) fn classes(params: &Params) -> Result<Vec<Class>, RecipeError> {
+    let words = params.words("classes", Some(&[Class::Experts.name()]), &CLASSES.map(Class::name))?;
+    Ok(words.iter().filter_map(|word| Class::from_name(word)).collect())
+}
+
+/// The matrices of those classes.
+pub(crate) fn matrices(spec: &ModelSpec, classes: &[Class]) -> Vec<Tensor> {
+    let wanted = |tensor: &Tensor| classes.contains(&tensor.class()) && crate::evidence::is_matrix(spec, *tensor);
+    spec.tensors().into_iter().filter(wanted).collect()
+}
+
+/// Whether any tensor already has a grouped format, chosen or carried out.
+pub(crate) fn any_grouped(spec: &ModelSpec) -> bool {
+    spec.tensors().into_iter().any(|tensor| matches!(spec.format(tensor), Some(Format::Grouped(_))))
+}

@@ -1,0 +1,43 @@
+//! A small model and shortcuts for the tests of stages.
+
+use crate::evidence::Evidence;
+use crate::stage::{Decision, Stage, from_recipe};
+use moepress_model::{Config, ModelSpec, family};
+use moepress_quant::{Dtype, Format};
+use moepress_recipe::Params;
+use moepress_stats::{RoundingCosts, Statistics};
+use std::path::Path;
+
+/// Two layers of four experts of six atoms, top-2.
+pub fn toy() -> ModelSpec {
+    let text = r#"{"model_type": "qwen3_moe", "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "head_dim": 4, "vocab_size": 16, "num_hidden_layers": 2, "num_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 6, "max_position_embeddings": 32, "rms_norm_eps": 1e-6, "rope_theta": 1e4,
+        "norm_topk_prob": true, "tie_word_embeddings": true}"#;
+    let config: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).unwrap();
+    let mut spec = (family(Config(&config)).unwrap().spec)(Config(&config)).unwrap();
+    for tensor in spec.tensors() {
+        spec.set_format(tensor, Format::Plain(Dtype::Bf16));
+    }
+    spec
+}
+
+/// The stage written as one line of YAML.
+pub fn stage(yaml: &str) -> Box<dyn Stage> {
+    let text = format!("version: 1\nmodel: m\nstages:\n  - {yaml}\n");
+    from_recipe(&moepress_recipe::parse(&text, Path::new("r.yaml"), &[]).unwrap().stages).unwrap().remove(0)
+}
+
+/// What that stage decides on the toy model.
+pub fn decide(yaml: &str, stats: &Statistics) -> Decision {
+    let stage = stage(yaml);
+    let spec = toy();
+    stage.check(&spec).unwrap();
+    stage.decide(&Evidence { spec: &spec, stats, costs: &RoundingCosts::default() }).unwrap()
+}
+
+/// The parameters written as a YAML mapping.
+pub fn with_params<T>(yaml: &str, f: impl Fn(&Params) -> T) -> T {
+    let text = format!("version: 1\nmodel: m\nstages:\n  - x: {yaml}\n");
+    f(&moepress_recipe::parse(&text, Path::new("r.yaml"), &[]).unwrap().stages[0].params)
+}
