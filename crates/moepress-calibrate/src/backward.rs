@@ -57,7 +57,7 @@ impl Sweep<'_> {
         let shape = [chunk.tokens(), self.hidden];
         let out = from_rows(gradient, shape, &self.device);
         let leaf = from_rows(hidden.to_vec(), shape, &self.device).autodiff().require_grad();
-        let mut probe = GradientProbe::new(layer, &self.needs);
+        let mut probe = GradientProbe::new(layer, self.needs);
         let attended = block.attend(leaf.clone(), chunk.batch, &self.rotary, None, &mut probe);
         let input = block.mlp_input(attended.clone());
         let through = match &block.mlp {
@@ -98,7 +98,7 @@ impl Sweep<'_> {
             let x = select_rows(input, chosen).autodiff().require_grad();
             let gate: Vec<f32> = chosen.iter().map(|&t| gates[t as usize * count + expert]).collect();
             let gate = from_rows(gate, [chosen.len(), 1], &self.device).autodiff().require_grad();
-            let mut probe = GradientProbe::new(layer, &self.needs);
+            let mut probe = GradientProbe::new(layer, self.needs);
             let y = experts.expert(expert, x.clone(), &mut probe);
             let mut gradients = (y * gate.clone() * select_rows(out, chosen)).sum().backward();
             if let Some(gradient) = x.grad_remove(&mut gradients) {

@@ -1,10 +1,10 @@
 //! The forward half of a sweep.
 
+use crate::CalibrateError;
 use crate::routing::RoutingProbe;
 use crate::sweep::{Chunk, Sweep};
-use crate::CalibrateError;
-use moepress_nn::{Block, Ignore, to_rows};
 use moepress_nn::from_rows;
+use moepress_nn::{Block, Ignore, to_rows};
 use moepress_stats::{Need, Statistics};
 
 impl Sweep<'_> {

@@ -25,14 +25,6 @@ impl<'a> GradientProbe<'a> {
         stats: &mut Statistics,
         mut gradient: impl FnMut(&Tensor<2>) -> Option<Tensor<2>>,
     ) -> Result<(), StatisticsError> {
-        for (part, values, cols) in &self.inputs {
-            if self.needs.has(Need::Fisher) {
-                for part in fed_by(*part) {
-                    let of = Of::Tensor(Name::Layer(self.layer, part));
-                    stats.add(of, Quantity::ColumnWeight, squares(values, *cols))?;
-                }
-            }
-        }
         for (site, leaf) in &self.leaves {
             let [_, cols] = leaf.dims();
             let gradient = match gradient(leaf) {
@@ -43,10 +35,12 @@ impl<'a> GradientProbe<'a> {
                 (Side::Output, part) => {
                     let of = Of::Tensor(Name::Layer(self.layer, part));
                     stats.add(of, Quantity::RowWeight, squares(&gradient, cols))?;
+                    if let Some((values, cols)) = self.input(fed_by(part)) {
+                        stats.add(of, Quantity::ColumnWeight, squares(values, cols))?;
+                    }
                 }
                 (Side::Input, Part::Expert { expert, .. }) => {
-                    let input = self.inputs.iter().find(|(part, ..)| *part == site.part);
-                    let Some((_, h, _)) = input else { continue };
+                    let Some((h, _)) = self.input(site.part) else { continue };
                     let of = Of::Expert(self.layer, expert);
                     stats.add(of, Quantity::AtomEnergy, squares(h, cols))?;
                     stats.add(of, Quantity::AtomGradient, squares(&gradient, cols))?;
@@ -56,6 +50,12 @@ impl<'a> GradientProbe<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The values and columns seen as the input of a map.
+    fn input(&self, part: Part) -> Option<(&[f32], usize)> {
+        let found = self.inputs.iter().find(|(seen, ..)| *seen == part);
+        found.map(|(_, values, cols)| (values.as_slice(), *cols))
     }
 
     fn with_leaf(&mut self, site: Site, x: Tensor<2>) -> Tensor<2> {
@@ -81,14 +81,14 @@ impl Watch for GradientProbe<'_> {
     }
 }
 
-/// The maps that share the input seen at `part`.
-fn fed_by(part: Part) -> Vec<Part> {
+/// Where the input of a map was seen: maps that share one see it once.
+fn fed_by(part: Part) -> Part {
     match part {
-        Part::Query => vec![Part::Query, Part::Key, Part::Value],
-        Part::Dense(Projection::Gate) => vec![part, Part::Dense(Projection::Up)],
-        Part::Expert { expert, segment, projection: Projection::Gate } => {
-            vec![part, Part::Expert { expert, segment, projection: Projection::Up }]
+        Part::Key | Part::Value => Part::Query,
+        Part::Dense(Projection::Up) => Part::Dense(Projection::Gate),
+        Part::Expert { expert, projection: Projection::Gate | Projection::Up, .. } => {
+            Part::Expert { expert, segment: 0, projection: Projection::Gate }
         }
-        _ => vec![part],
+        _ => part,
     }
 }

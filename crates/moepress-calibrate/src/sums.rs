@@ -42,10 +42,8 @@ mod tests {
         let h = [1.0, 2.0, 3.0, 1.0];
         let g = [[1.0, 1.0], [2.0, 0.0]];
         let w = [[1.0, 0.0], [0.0, 2.0]];
-        let back: Vec<f32> = g
-            .iter()
-            .flat_map(|g| w.iter().map(|w| (0..2).map(|i| w[i] * g[i]).sum::<f32>()))
-            .collect();
+        let back: Vec<f32> =
+            g.iter().flat_map(|g| w.iter().map(|w| (0..2).map(|i| w[i] * g[i]).sum::<f32>())).collect();
         let decoupled: Vec<f64> =
             squares(&h, 2).iter().zip(squares(&back, 2)).map(|(h2, g2)| h2 / 2.0 * (g2 / 2.0)).collect();
         let coupled: Vec<f64> = squared_products(&h, &back, 2).iter().map(|c| c / 2.0).collect();

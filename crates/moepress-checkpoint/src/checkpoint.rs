@@ -88,6 +88,16 @@ impl Checkpoint {
         let manifest = Manifest::read(files.as_ref(), dir)?;
         let spec = manifest.model.clone();
         let shards = Shards::open(files, dir)?;
+        for path in shards.paths() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if !manifest.files.contains_key(name.as_ref()) {
+                return Err(CheckpointError::bad_input(path, "file", format!("is not listed in {MANIFEST}")));
+            }
+        }
+        if let Some(name) = manifest.unknown_format() {
+            let reason = format!("{name:?} is no tensor of this model outside the experts");
+            return Err(CheckpointError::bad_input(&dir.join(MANIFEST), "model.formats", reason));
+        }
         let mut known = BTreeSet::new();
         for tensor in spec.tensors() {
             let name = tensor.to_string();
@@ -140,7 +150,8 @@ impl Checkpoint {
         for (name, record) in &manifest.files {
             let path = self.dir.join(name);
             if digest(self.files.as_ref(), &path)? != record.sha256 {
-                let reason = format!("differs from its digest in {MANIFEST} (the file was changed or damaged)");
+                let reason =
+                    format!("differs from its digest in {MANIFEST} (the file was changed or damaged)");
                 return Err(CheckpointError::bad_input(&path, "contents", reason));
             }
         }
@@ -185,7 +196,9 @@ impl Checkpoint {
         let name = self.family.map_or_else(|| tensor.to_string(), |family| (family.source_name)(tensor));
         let shape = self.spec.shape(tensor).unwrap_or_default();
         match (self.spec.format(tensor), &shape[..]) {
-            (Some(Format::Grouped(format)), &[rows, cols]) => read_packed(&self.shards, &name, format, rows, cols),
+            (Some(Format::Grouped(format)), &[rows, cols]) => {
+                read_packed(&self.shards, &name, format, rows, cols)
+            }
             _ => {
                 let stored = Stored::Plain(self.shards.read_plain(&name)?);
                 stored.validate().map_err(|e| self.shards.bad_tensor(&name, e))?;

@@ -4,7 +4,7 @@ use crate::{CheckpointError, FileRecord, Files, Kind, read_json};
 use moepress_model::ModelSpec;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The name of the manifest in a compact checkpoint.
@@ -33,6 +33,12 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// The first name in the table of formats that is no tensor of the model.
+    pub(crate) fn unknown_format(&self) -> Option<&str> {
+        let known: BTreeSet<String> = self.model.tensors().iter().map(ToString::to_string).collect();
+        self.model.formats.keys().find(|name| !known.contains(*name)).map(String::as_str)
+    }
+
     /// Reads and checks the manifest of the checkpoint in `dir`, and the lengths of the files it lists.
     ///
     /// # Errors
@@ -45,7 +51,8 @@ impl Manifest {
         match value.get("format_version").and_then(Value::as_u64) {
             Some(FORMAT_VERSION) => {}
             Some(version) if version > FORMAT_VERSION => {
-                let reason = format!("is {version}, this build reads up to {FORMAT_VERSION} (use a newer moepress)");
+                let reason =
+                    format!("is {version}, this build reads up to {FORMAT_VERSION} (use a newer moepress)");
                 return Err(bad("format_version", reason));
             }
             _ => return Err(bad("format_version", format!("must be an integer from 1 to {FORMAT_VERSION}"))),
@@ -55,12 +62,15 @@ impl Manifest {
         for (name, record) in &manifest.files {
             let file = dir.join(name);
             let plain = Path::new(name).file_name() == Some(name.as_ref());
-            if !plain || files.kind(&file).map_err(|e| CheckpointError::reading(&file, e))? != Some(Kind::File) {
+            if !plain
+                || files.kind(&file).map_err(|e| CheckpointError::reading(&file, e))? != Some(Kind::File)
+            {
                 return Err(bad("files", format!("{name:?} is not a file of this directory")));
             }
             let found = files.open(&file).map_err(|e| CheckpointError::reading(&file, e))?.len();
             if found != record.bytes {
-                let reason = format!("is {found} bytes, {MANIFEST} says {} (truncated or changed)", record.bytes);
+                let reason =
+                    format!("is {found} bytes, {MANIFEST} says {} (truncated or changed)", record.bytes);
                 return Err(CheckpointError::bad_input(&file, "length", reason));
             }
         }

@@ -27,7 +27,7 @@ Exit codes:
 
 /// Compress Mixture-of-Experts language models, and run what comes out
 #[derive(Debug, Parser)]
-#[command(name = "moepress", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+#[command(name = "moepress", bin_name = "moepress", version, after_help = AFTER_HELP, arg_required_else_help = true)]
 #[command(max_term_width = 100)]
 pub struct Args {
     #[command(subcommand)]
@@ -66,17 +66,26 @@ pub fn at_least(least: u64, most: u64) -> clap::builder::RangedU64ValueParser<us
     clap::builder::RangedU64ValueParser::new().range(least..=most)
 }
 
-/// Reads the words, or says how to end: with the exit code of help that was shown, or with a failure.
-pub fn parse(words: Vec<OsString>) -> Result<Args, Result<u8, Failure>> {
+/// Why there is nothing to run.
+#[derive(Debug)]
+pub enum Unparsed {
+    /// Help or the version was shown, which ends with this exit code.
+    Shown(u8),
+    /// The words are wrong.
+    Wrong(Failure),
+}
+
+/// Reads the words; shows help where they ask for it.
+pub fn parse(words: Vec<OsString>) -> Result<Args, Unparsed> {
     Args::try_parse_from(words).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             // A reader that went away has seen enough.
             let _ = error.print();
-            Ok(error.exit_code() as u8)
+            Unparsed::Shown(error.exit_code() as u8)
         }
-        _ => Err(Failure::new(Reason::Usage, one_line(&error.to_string()))),
+        _ => Unparsed::Wrong(Failure::usage(one_line(&error.to_string()))),
     })
 }
 
@@ -109,7 +118,10 @@ mod tests {
 
     fn complaint(words: &[&str]) -> String {
         let words = words.iter().map(OsString::from).collect();
-        parse(words).unwrap_err().unwrap_err().message
+        match parse(words).unwrap_err() {
+            Unparsed::Wrong(failure) => failure.message,
+            Unparsed::Shown(code) => panic!("help was shown, {code}"),
+        }
     }
 
     #[test]

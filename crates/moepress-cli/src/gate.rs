@@ -89,7 +89,8 @@ impl FromStr for Gate {
         let names = Metric::ALL.map(|(name, _)| name);
         let known = Metric::ALL.into_iter().find(|(name, _)| *name == word);
         let (_, metric) = known.ok_or_else(|| unknown_word("metric", word, &names))?;
-        let bound: f64 = rest.trim().parse().map_err(|_| format!("`{}` is no number; {shape}", rest.trim()))?;
+        let bound: f64 =
+            rest.trim().parse().map_err(|_| format!("`{}` is no number; {shape}", rest.trim()))?;
         if !bound.is_finite() {
             return Err(format!("`{}` is no finite number", rest.trim()));
         }
@@ -182,7 +183,8 @@ mod tests {
     fn gates_are_read() {
         let gate: Gate = " kld_mean >= 5e-2".parse().unwrap();
         assert_eq!((gate.metric, gate.relation, gate.bound), (Metric::KldMean, Relation::AtLeast, 0.05));
-        let relations = ["bpw>1", "bpw<1", "bpw>=1", "bpw<=1"].map(|text| text.parse::<Gate>().unwrap().relation);
+        let relations =
+            ["bpw>1", "bpw<1", "bpw>=1", "bpw<=1"].map(|text| text.parse::<Gate>().unwrap().relation);
         assert_eq!(relations, [Relation::Above, Relation::Below, Relation::AtLeast, Relation::AtMost]);
         for (text, reason) in [
             ("kld_men>1", "unknown metric `kld_men`; did you mean `kld_mean`?"),
@@ -202,7 +204,10 @@ mod tests {
     #[test]
     fn gates_ask_for_what_they_need() {
         let check = |text: &str, texts, original| {
-            text.parse::<Gate>().unwrap().check(texts, original, "needs more").map_err(|failure| failure.code())
+            text.parse::<Gate>()
+                .unwrap()
+                .check(texts, original, "needs more")
+                .map_err(|failure| failure.code())
         };
         assert_eq!(check("top1<0.9", true, false), Err(2));
         assert_eq!(check("nll>3", false, true), Err(2));
@@ -221,8 +226,8 @@ mod tests {
         let (size, original) = (sizes(50), sizes(200));
         let measured =
             Measured { size: &size, original_size: Some(&original), evaluation: None, original: None };
-        let gates =
-            ["size_ratio>0.25", "size_ratio>=0.25", "size_bytes<51", "bpw>4", "bpw<=4", "nll>1"].map(|t| t.parse().unwrap());
+        let gates = ["size_ratio>0.25", "size_ratio>=0.25", "size_bytes<51", "bpw>4", "bpw<=4", "nll>1"]
+            .map(|t| t.parse().unwrap());
         let verdicts = measured.judge(&gates);
         assert_eq!(
             failed(&verdicts),

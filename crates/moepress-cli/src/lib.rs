@@ -13,7 +13,7 @@ mod panics;
 mod place;
 mod progress;
 
-use args::Args;
+use args::{Args, Unparsed};
 use commands::{Context, Ending};
 use failure::Failure;
 use interrupt::Interrupt;
@@ -33,9 +33,11 @@ pub fn main() -> ExitCode {
     let context = Context { files: Arc::new(OsFiles), interrupt };
     let parsed = match args::parse(words) {
         Ok(parsed) => parsed,
-        Err(shown) => return shown.map_or_else(ExitCode::from, |failure| finish(Err(failure), json)),
+        Err(Unparsed::Shown(code)) => return ExitCode::from(code),
+        Err(Unparsed::Wrong(failure)) => return finish(Err(failure), json),
     };
-    finish(panics::caught(|| run(parsed, &context)), json)
+    let result = panics::caught(|| run(parsed, &context));
+    finish(result.map_err(|failure| context.interrupt.blame(failure)), json)
 }
 
 fn run(args: Args, context: &Context) -> Result<Ending, Failure> {

@@ -21,7 +21,8 @@ pub struct NewFile {
 impl NewFile {
     /// Claims the name, which must be free, in a directory that exists. Writes nothing yet.
     pub fn claim(files: &Arc<dyn Files>, path: &Path) -> Result<Self, Failure> {
-        let usage = |reason: &str| CheckpointError::Usage { path: path.to_owned(), reason: reason.to_owned() };
+        let usage =
+            |reason: &str| CheckpointError::Usage { path: path.to_owned(), reason: reason.to_owned() };
         let name = path.file_name().ok_or_else(|| usage("is not the name of a new file"))?.to_owned();
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -95,7 +96,10 @@ mod tests {
         assert_eq!(OsFiles.list(dir.path()).unwrap(), ["a"]);
 
         let exists = NewFile::claim(&files, &path).err().unwrap();
-        assert_eq!((exists.code(), exists.message.ends_with("a: exists (choose another name or remove it)")), (2, true));
+        assert_eq!(
+            (exists.code(), exists.message.ends_with("a: exists (choose another name or remove it)")),
+            (2, true)
+        );
         assert_eq!(NewFile::claim(&files, &path.join("b")).err().unwrap().code(), 2);
         assert_eq!(NewFile::claim(&files, &dir.path().join("c/b")).err().unwrap().code(), 2);
         assert_eq!(OsFiles.list(dir.path()).unwrap(), ["a"]);

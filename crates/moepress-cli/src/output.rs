@@ -45,7 +45,8 @@ pub fn stderr(line: &str) {
 /// Rows of cells as lines: the first column to the left, the others to the right.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let cell_width = |row: &Vec<String>, column| row.get(column).map_or(0, |cell: &String| cell.chars().count());
+    let cell_width =
+        |row: &Vec<String>, column| row.get(column).map_or(0, |cell: &String| cell.chars().count());
     let widths: Vec<usize> =
         (0..columns).map(|c| rows.iter().map(|row| cell_width(row, c)).max().unwrap_or(0)).collect();
     let line = |row: &Vec<String>| {
@@ -88,6 +89,9 @@ mod tests {
     #[test]
     fn tables_line_up() {
         let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect();
-        assert_eq!(table(&[row(&["", "bpw"]), row(&["experts", "4"]), row(&["ü"])]), "         bpw\nexperts    4\nü\n");
+        assert_eq!(
+            table(&[row(&["", "bpw"]), row(&["experts", "4"]), row(&["ü"])]),
+            "         bpw\nexperts    4\nü\n"
+        );
     }
 }

@@ -9,12 +9,13 @@ pub fn output(given: Option<&Path>, recipe_output: Option<&Path>, recipe: &Path)
     given.or(recipe_output).map_or_else(|| Path::new("out").join(stem), Path::to_owned)
 }
 
-/// Checks that an output cannot touch an input directory: it is not that, not inside, and not around it.
-pub fn apart(out: &Path, input: &Path) -> Result<(), Failure> {
-    let (there, here) = (resolved(out), resolved(input));
+/// Checks that an output cannot touch a directory, which `what` names: it is not that, not inside, and not
+/// around it.
+pub fn apart(out: &Path, what: &str, dir: &Path) -> Result<(), Failure> {
+    let (there, here) = (resolved(out), resolved(dir));
     let refuse = |how: &str| {
-        let (out, input) = (out.display(), input.display());
-        Err(Failure::usage(format!("output {out} {how} the input directory {input} (choose another output)")))
+        let (out, dir) = (out.display(), dir.display());
+        Err(Failure::usage(format!("output {out} {how} the {what} directory {dir} (choose another place)")))
     };
     if there == here {
         refuse("is")
@@ -68,7 +69,8 @@ mod tests {
         let model = dir.path().join("model");
         std::fs::create_dir(&model).unwrap();
         std::os::unix::fs::symlink(&model, dir.path().join("link")).unwrap();
-        let refused = |out: &str| apart(&dir.path().join(out), &model).err().map(|failure| failure.message);
+        let refused =
+            |out: &str| apart(&dir.path().join(out), "model", &model).err().map(|failure| failure.message);
         for (out, how) in [
             ("model", "is the"),
             ("model/", "is the"),

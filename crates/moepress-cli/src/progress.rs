@@ -30,8 +30,7 @@ impl<'a> Shown<'a> {
     pub fn new(interrupt: &'a Interrupt) -> Self {
         let now = Instant::now();
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let phase =
-            Phase { name: String::new(), done: 0, started: now, stepped: now, said: now, bar: None };
+        let phase = Phase { name: String::new(), done: 0, started: now, stepped: now, said: now, bar: None };
         Self { interrupt, terminal: stderr_stream().is_terminal() && !dumb, phase: Mutex::new(phase) }
     }
 }

@@ -6,7 +6,6 @@ use moepress_checkpoint::Progress;
 use moepress_runtime::Model;
 use rayon::prelude::*;
 use serde::Serialize;
-use std::time::Instant;
 
 /// Tokens that run as one batch, at least one window: enough for efficient products. Fixed, so that results
 /// do not depend on the number of threads.
@@ -54,9 +53,11 @@ pub struct Evaluation {
     pub overall: Overall,
     /// Every text, in the order given.
     pub texts: Vec<TextScore>,
-    /// Tokens scored per second of wall time, the pass through the original included. The one number here
-    /// that differs from run to run.
+    /// Tokens per second that the model alone runs at, on all threads. Differs from run to run.
     pub tokens_per_second: f64,
+    /// The original on the same texts, when the model was compared with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original: Option<Box<Evaluation>>,
 }
 
 /// Scores `texts` under `model`; with `against`, the original, also the distance to it.
@@ -84,7 +85,6 @@ pub fn evaluate(
     }
     let chunks: Vec<Chunk> =
         texts.iter().enumerate().flat_map(|(index, text)| chunks(index, &text.windows)).collect();
-    let started = Instant::now();
     let mut scores: Vec<Scores> = texts.iter().map(|_| Scores::default()).collect();
     let mut done = 0;
     for group in chunks.chunks(2 * rayon::current_num_threads()) {
@@ -99,24 +99,50 @@ pub fn evaluate(
         progress.step("evaluate", done as u64, chunks.len() as u64);
     }
     let tokens: usize = chunks.iter().map(|chunk| chunk.ids.len()).sum();
-    let tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64().max(1e-9);
     if let Some((text, _)) = texts.iter().zip(&scores).find(|(_, scores)| !scores.is_finite()) {
         return Err(EvalError::NotFinite(text.name.clone()));
     }
-    let texts = texts.iter().zip(&scores).map(|(text, scores)| TextScore {
-        name: text.name.clone(),
-        likelihood: Likelihood::new(&scores.losses),
-        divergence: divergence(scores),
+    let speed = |index: usize| {
+        let seconds: f64 = scores.iter().map(|scores| scores.seconds[index]).sum();
+        (tokens * rayon::current_num_threads()) as f64 / seconds.max(1e-9)
+    };
+    let original = against.map(|_| {
+        let losses: Vec<_> = scores.iter().map(|scores| scores.original_losses.as_slice()).collect();
+        Box::new(Evaluation {
+            original: None,
+            tokens_per_second: speed(1),
+            ..collect(texts, &losses, &vec![None; texts.len()], None)
+        })
     });
-    let texts: Vec<TextScore> = texts.collect();
-    let mut all = Scores::default();
-    scores.into_iter().for_each(|scores| all.append(scores));
+    let losses: Vec<_> = scores.iter().map(|scores| scores.losses.as_slice()).collect();
+    let divergences: Vec<_> = scores.iter().map(divergence).collect();
+    let (pooled, agreed) = scores.iter().fold((Vec::new(), 0), |(mut all, agreed), scores| {
+        all.extend_from_slice(&scores.divergences);
+        (all, agreed + scores.agreed)
+    });
+    let overall = (!pooled.is_empty()).then(|| Divergence::new(pooled, agreed));
+    Ok(Evaluation { original, tokens_per_second: speed(0), ..collect(texts, &losses, &divergences, overall) })
+}
+
+/// The likelihoods of every text and of all, beside the divergences; without speed and original.
+fn collect(
+    texts: &[Text],
+    losses: &[&[f64]],
+    divergences: &[Option<Divergence>],
+    divergence: Option<Divergence>,
+) -> Evaluation {
+    let score = |((text, losses), divergence): ((&Text, &&[f64]), &Option<Divergence>)| TextScore {
+        name: text.name.clone(),
+        likelihood: Likelihood::new(losses),
+        divergence: *divergence,
+    };
+    let texts: Vec<TextScore> = texts.iter().zip(losses).zip(divergences).map(score).collect();
     let overall = Overall {
         likelihood: Likelihood::mean_of(&texts.iter().map(|text| text.likelihood).collect::<Vec<_>>()),
-        by_token: Likelihood::new(&all.losses),
-        divergence: divergence(&all),
+        by_token: Likelihood::new(&losses.concat()),
+        divergence,
     };
-    Ok(Evaluation { overall, texts, tokens_per_second })
+    Evaluation { overall, texts, tokens_per_second: 0.0, original: None }
 }
 
 fn divergence(scores: &Scores) -> Option<Divergence> {

@@ -2,6 +2,7 @@
 
 use moepress_nn::{Tensor, to_rows};
 use moepress_runtime::{Model, RuntimeError, likeliest};
+use std::time::Instant;
 
 /// Logits of one model that a thread holds at a time, in elements: 16 MiB.
 const LOGITS: usize = 4 << 20;
@@ -19,52 +20,76 @@ pub(crate) struct Chunk {
 pub(crate) struct Scores {
     /// Negative log-likelihoods.
     pub(crate) losses: Vec<f64>,
+    /// The same of the original, when there is one.
+    pub(crate) original_losses: Vec<f64>,
     /// Divergences from the original, when there is one.
     pub(crate) divergences: Vec<f64>,
     /// Predictions whose likeliest token is that of the original.
     pub(crate) agreed: usize,
+    /// Seconds that threads spent in the model, and in the original.
+    pub(crate) seconds: [f64; 2],
 }
 
 impl Scores {
     pub(crate) fn append(&mut self, mut other: Self) {
         self.losses.append(&mut other.losses);
+        self.original_losses.append(&mut other.original_losses);
         self.divergences.append(&mut other.divergences);
         self.agreed += other.agreed;
+        self.seconds = [0, 1].map(|index| self.seconds[index] + other.seconds[index]);
     }
 
     pub(crate) fn is_finite(&self) -> bool {
-        self.losses.iter().chain(&self.divergences).all(|value| value.is_finite())
+        self.losses
+            .iter()
+            .chain(&self.original_losses)
+            .chain(&self.divergences)
+            .all(|value| value.is_finite())
     }
 }
 
 /// Runs a chunk through the model, and through the original if it is compared with it.
-pub(crate) fn score<'m>(
-    model: &'m Model,
-    against: Option<&'m Model>,
-    chunk: &Chunk,
-) -> Result<Scores, RuntimeError> {
+pub(crate) fn score(model: &Model, against: Option<&Model>, chunk: &Chunk) -> Result<Scores, RuntimeError> {
     let batch = chunk.ids.len() / chunk.window;
-    let hidden = model.hidden(&chunk.ids, batch)?;
-    let run = |model: &'m Model| model.hidden(&chunk.ids, batch).map(|hidden| (model, hidden));
-    let original = against.map(run).transpose()?;
-    let vocab = model.spec().vocab;
     let mut scores = Scores::default();
+    let hidden = timed(&mut scores.seconds[0], || model.hidden(&chunk.ids, batch))?;
+    let original = match against {
+        Some(original) => {
+            let hidden = timed(&mut scores.seconds[1], || original.hidden(&chunk.ids, batch))?;
+            Some((original, hidden))
+        }
+        None => None,
+    };
+    let vocab = model.spec().vocab;
     for start in (0..chunk.ids.len()).step_by((LOGITS / vocab).max(1)) {
         let end = chunk.ids.len().min(start + (LOGITS / vocab).max(1));
-        let logits = logits(model, &hidden, start, end);
-        let expected = original.as_ref().map(|(original, hidden)| self::logits(original, hidden, start, end));
+        let logits = timed(&mut scores.seconds[0], || logits(model, &hidden, start, end));
+        let seconds = &mut scores.seconds[1];
+        let expected = original
+            .as_ref()
+            .map(|(original, hidden)| timed(seconds, || self::logits(original, hidden, start, end)));
         for row in (start..end).filter(|row| !(row + 1).is_multiple_of(chunk.window)) {
             let at = (row - start) * vocab..(row - start + 1) * vocab;
+            let target = chunk.ids[row + 1] as usize;
             let q = LogProbabilities::new(&logits[at.clone()]);
-            scores.losses.push(-q.of(chunk.ids[row + 1] as usize));
+            scores.losses.push(-q.of(target));
             if let Some(expected) = &expected {
                 let p = LogProbabilities::new(&expected[at]);
+                scores.original_losses.push(-p.of(target));
                 scores.divergences.push(divergence(&p, &q));
                 scores.agreed += usize::from(p.likeliest == q.likeliest);
             }
         }
     }
     Ok(scores)
+}
+
+/// What `work` returns, its wall time added to `seconds`.
+fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let value = work();
+    *seconds += started.elapsed().as_secs_f64();
+    value
 }
 
 /// Logits of the rows `start..end` of hidden states, row-major.

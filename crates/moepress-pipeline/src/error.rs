@@ -41,7 +41,9 @@ pub enum PipelineError {
     #[error(transparent)]
     Eval(#[from] EvalError),
     /// More memory is needed than there is.
-    #[error("not enough memory: about {needed} bytes are needed, {available} are available (fewer calibration windows need less)")]
+    #[error(
+        "not enough memory: about {needed} bytes are needed, {available} are available (shorter or fewer windows need less)"
+    )]
     Memory {
         /// Predicted peak.
         needed: u64,

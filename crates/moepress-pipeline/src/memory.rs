@@ -23,8 +23,10 @@ const BASE: u64 = 60 << 20;
 
 /// Predicted peak of resident memory in bytes.
 pub fn peak(before: &ModelSpec, after: &ModelSpec, load: &Load) -> u64 {
-    let weights = |tensor: Tensor| before.shape(tensor).map_or(0, |shape| shape.iter().product::<usize>() as u64);
-    let layer = |layer: usize| before.parts(layer).into_iter().map(|part| weights(Tensor::Layer(layer, part))).sum();
+    let weights =
+        |tensor: Tensor| before.shape(tensor).map_or(0, |shape| shape.iter().product::<usize>() as u64);
+    let layer =
+        |layer: usize| before.parts(layer).into_iter().map(|part| weights(Tensor::Layer(layer, part))).sum();
     let largest: u64 = (0..before.layers.len()).map(layer).max().unwrap_or(0);
     let ends = weights(Tensor::Embedding) + weights(Tensor::Head);
     let chunk = CHUNK.max(load.window) as u64;
@@ -38,7 +40,8 @@ pub fn peak(before: &ModelSpec, after: &ModelSpec, load: &Load) -> u64 {
     let states = chunk * before.hidden as u64 * 4;
     let copies = if load.backward { 6 } else { 3 };
     let sweeping = resident + kept + threads * copies * (attention.max(logits) + 4 * states);
-    let evaluating = before.total_bytes() + after.total_bytes() + threads * (3 * attention + (32 << 20) + 8 * states);
+    let evaluating =
+        before.total_bytes() + after.total_bytes() + threads * (3 * attention + (32 << 20) + 8 * states);
     let sweeping = if load.tokens > 0 { sweeping } else { resident };
     BASE + sweeping.max(if load.evaluates { evaluating } else { 0 })
 }

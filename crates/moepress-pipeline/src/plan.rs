@@ -35,7 +35,8 @@ pub struct Sizes {
 impl Sizes {
     /// The size of a model.
     pub fn of(spec: &ModelSpec) -> Self {
-        let entry = |(class, (weights, bytes)): (Class, (u64, u64))| (class.name(), SizeOf { weights, bytes });
+        let entry =
+            |(class, (weights, bytes)): (Class, (u64, u64))| (class.name(), SizeOf { weights, bytes });
         let total = SizeOf { weights: spec.total_weights(), bytes: spec.total_bytes() };
         let bpw = 8.0 * total.bytes as f64 / total.weights.max(1) as f64;
         Self { total, bpw, classes: spec.bytes_by_class().into_iter().map(entry).collect() }
@@ -85,6 +86,7 @@ pub fn plan(recipe: &Recipe, model: &Checkpoint) -> Result<(Plan, Vec<Box<dyn St
         return Err(CheckpointError::bad_input(model.dir(), "moepress.json", reason).into());
     }
     let before = model.spec();
+    check_windows(recipe, before)?;
     let mut spec = before.clone();
     let mut planned = Vec::new();
     // A stage that changes routing makes what was measured before it stale.
@@ -103,13 +105,17 @@ pub fn plan(recipe: &Recipe, model: &Checkpoint) -> Result<(Plan, Vec<Box<dyn St
             }
         }
         if !stage.needs().is_empty() && recipe.calibration.is_none() {
-            return Err(recipe_stage.error("measures the model, so the recipe needs `calibration` with files of text").into());
+            return Err(recipe_stage
+                .error("measures the model, so the recipe needs `calibration` with files of text")
+                .into());
         }
         spec = spec.after(&edits)?;
         planned.push(PlannedStage { what: stage.describe(), measures: vec![], after: Sizes::of(&spec) });
     }
     if let Some(index) = assigned {
-        return Err(recipe.stages[index].error("chooses formats that nothing carries out; put a quantize stage after it").into());
+        return Err(recipe.stages[index]
+            .error("chooses formats that nothing carries out; put a quantize stage after it")
+            .into());
     }
     let needs = sweeps(&stages, &stale_after);
     for (stage, needs) in planned.iter_mut().zip(&needs) {
@@ -127,6 +133,21 @@ pub fn plan(recipe: &Recipe, model: &Checkpoint) -> Result<(Plan, Vec<Box<dyn St
         needs,
     };
     Ok((plan, stages))
+}
+
+/// Windows must fit into the context; found out now, not after hours of calibration.
+fn check_windows(recipe: &Recipe, spec: &ModelSpec) -> Result<(), PipelineError> {
+    let windows = [
+        ("calibration.window", recipe.calibration.as_ref().map(|c| c.window)),
+        ("evaluate.window", recipe.evaluate.as_ref().map(|e| e.window)),
+    ];
+    for (path, window) in windows {
+        if let Some(window) = window.filter(|&window| window > spec.context) {
+            let message = format!("is {window} tokens, but the context of the model is {}", spec.context);
+            return Err(recipe.error_at(path, message).into());
+        }
+    }
+    Ok(())
 }
 
 /// For every stage what to measure before it: the needs of all stages up to the next that changes routing
@@ -167,7 +188,11 @@ fn load(recipe: &Recipe, needs: &[Option<Needs>]) -> Load {
     }
 }
 
-fn walks(recipe: &Recipe, stages: &[Box<dyn Stage>], needs: &[Option<Needs>]) -> BTreeMap<&'static str, usize> {
+fn walks(
+    recipe: &Recipe,
+    stages: &[Box<dyn Stage>],
+    needs: &[Option<Needs>],
+) -> BTreeMap<&'static str, usize> {
     let sweeps: Vec<&Needs> = needs.iter().flatten().collect();
     let rounding = stages.iter().filter(|stage| !stage.needs().formats.is_empty()).count();
     BTreeMap::from([

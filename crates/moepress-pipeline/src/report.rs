@@ -20,6 +20,8 @@ pub struct Report {
     pub before: Sizes,
     /// Size of the result.
     pub after: Sizes,
+    /// What was decided for the user before any stage, such as a text with fewer windows than asked for.
+    pub notes: Vec<String>,
     /// What each stage did.
     pub stages: Vec<StageReport>,
     /// What became of every routed expert of the original.

@@ -7,9 +7,11 @@ use crate::report::{CalibrationReport, Comparison, Report, Seconds, StageReport}
 use crate::texts::{TextSet, load_texts};
 use crate::{PipelineError, statistics_file};
 use moepress_calibrate::{rounding_costs, sweep};
-use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, available_memory, peak_memory};
+use moepress_checkpoint::{
+    Checkpoint, CompactWriter, Files, Progress, Source, available_memory, peak_memory,
+};
 use moepress_eval::{decode_speed, evaluate};
-use moepress_model::Tensor;
+use moepress_model::{Edit, Tensor};
 use moepress_recipe::Recipe;
 use moepress_runtime::Model;
 use moepress_stages::{Evidence, Stage};
@@ -35,8 +37,11 @@ pub struct Run<'a> {
     /// The output directory, which must not exist.
     pub out: &'a Path,
     /// Turns the report into files beside it: name and contents.
-    pub render: &'a dyn Fn(&Report) -> Vec<(String, Vec<u8>)>,
+    pub render: Render<'a>,
 }
+
+/// From a report to the files that show it: names and contents.
+pub type Render<'a> = &'a dyn Fn(&Report) -> Vec<(String, Vec<u8>)>;
 
 /// What a run left behind.
 pub struct Outcome {
@@ -65,6 +70,9 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     seconds.text = started.elapsed().as_secs_f64();
 
     let mut edited = Edited::new(&checkpoint);
+    for note in texts.notes() {
+        progress.note(note);
+    }
     let measured = decide(&mut edited, &plan, &stages, &texts, progress, &mut seconds)?;
     for note in measured.stages.iter().flat_map(|stage| &stage.notes) {
         progress.note(note);
@@ -81,7 +89,7 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         writer.write_file(&name, &bytes)?;
     }
     writer.write_file("recipe.yaml", recipe.as_bytes())?;
-    writer.write_file("edits.json", &json(edited.edits())?)?;
+    writer.write_file("edits.json", &lines(edited.edits())?)?;
     writer.write_manifest(edited.spec(), inputs, &recipe)?;
     seconds.write = at.elapsed().as_secs_f64();
 
@@ -100,6 +108,7 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         family: plan.family.clone(),
         before: plan.before.clone(),
         after: Sizes::of(edited.spec()),
+        notes: texts.notes().cloned().collect(),
         stages: measured.stages,
         layers: layers(checkpoint.spec(), edited.spec(), &measured.routed),
         calibration: measured.calibration,
@@ -130,12 +139,17 @@ struct Texts {
 }
 
 impl Texts {
+    fn notes(&self) -> impl Iterator<Item = &String> {
+        self.calibration.iter().chain(&self.evaluation).flat_map(|set| &set.notes)
+    }
+
     fn load(job: &Run<'_>, tokenizer: &Tokenizer, plan: &Plan) -> Result<Self, PipelineError> {
         let files = job.files.as_ref();
-        let calibration = match job.recipe.calibration.as_ref().filter(|_| plan.needs.iter().any(Option::is_some)) {
-            Some(c) => Some(load_texts(files, tokenizer, &c.files, c.window, c.windows)?),
-            None => None,
-        };
+        let calibration =
+            match job.recipe.calibration.as_ref().filter(|_| plan.needs.iter().any(Option::is_some)) {
+                Some(c) => Some(load_texts(files, tokenizer, &c.files, c.window, c.windows)?),
+                None => None,
+            };
         let evaluation = match &job.recipe.evaluate {
             Some(e) => Some(load_texts(files, tokenizer, &e.files, e.window, e.windows)?),
             None => None,
@@ -173,7 +187,8 @@ fn decide(
             stats = sweep(edited, &windows, needs, progress)?;
             if measured.calibration.is_none() {
                 measured.calibration = Some(calibration(set, texts.window, &stats));
-                measured.routed = routed(&stats).map(|(layer, n)| (layer, n.iter().map(|&n| n as u64).collect())).collect();
+                measured.routed =
+                    routed(&stats).map(|(layer, n)| (layer, n.iter().map(|&n| n as u64).collect())).collect();
             }
             measured.last = Some(stats.clone());
         }
@@ -206,9 +221,9 @@ fn routed(stats: &Statistics) -> impl Iterator<Item = (usize, &[f64])> {
 }
 
 fn calibration(set: &TextSet, window: usize, stats: &Statistics) -> CalibrationReport {
-    let loss = stats.scalar(Of::Model, Quantity::Loss).and_then(|loss| {
-        Ok(loss / stats.scalar(Of::Model, Quantity::Predictions)?)
-    });
+    let loss = stats
+        .scalar(Of::Model, Quantity::Loss)
+        .and_then(|loss| Ok(loss / stats.scalar(Of::Model, Quantity::Predictions)?));
     let unreached = routed(stats).flat_map(|(layer, values)| {
         values.iter().enumerate().filter(|(_, n)| **n == 0.0).map(move |(expert, _)| (layer, expert))
     });
@@ -222,10 +237,16 @@ fn calibration(set: &TextSet, window: usize, stats: &Statistics) -> CalibrationR
 }
 
 /// Streams the edited model into shards, one layer at a time.
-fn write(writer: &mut CompactWriter, edited: &Edited<'_>, progress: &dyn Progress) -> Result<(), PipelineError> {
+fn write(
+    writer: &mut CompactWriter,
+    edited: &Edited<'_>,
+    progress: &dyn Progress,
+) -> Result<(), PipelineError> {
     let spec = edited.spec();
     let outside = spec.tensors().into_iter().filter(|tensor| tensor.layer().is_none());
-    let outside = outside.map(|tensor| Ok((tensor, edited.tensor(tensor)?))).collect::<Result<Vec<_>, PipelineError>>()?;
+    let outside = outside
+        .map(|tensor| Ok((tensor, edited.tensor(tensor)?)))
+        .collect::<Result<Vec<_>, PipelineError>>()?;
     writer.write_shard(outside)?;
     for layer in 0..spec.layers.len() {
         if progress.cancelled() {
@@ -252,16 +273,29 @@ fn compare(
     let original = Model::load(original)?;
     let prompt = set.texts.first().and_then(|text| text.windows.first()).cloned().unwrap_or_default();
     let prompt = &prompt[..prompt.len().min(16)];
-    let speed = |model: &Model| decode_speed(model, prompt, DECODED.min(model.spec().context.saturating_sub(prompt.len())));
+    let speed = |model: &Model| {
+        decode_speed(model, prompt, DECODED.min(model.spec().context.saturating_sub(prompt.len())))
+    };
+    let mut evaluation = evaluate(&compact, Some(&original), &set.texts, progress)?;
     Ok(Comparison {
         original_decode_tokens_per_second: speed(&original)?,
         compact_decode_tokens_per_second: speed(&compact)?,
-        original: evaluate(&original, None, &set.texts, progress)?,
-        compact: evaluate(&compact, Some(&original), &set.texts, progress)?,
+        original: match evaluation.original.take() {
+            Some(original) => *original,
+            None => evaluate(&original, None, &set.texts, progress)?,
+        },
+        compact: evaluation,
     })
 }
 
-fn json(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, PipelineError> {
+/// A JSON list with one edit per line, so that two runs can be compared by `diff`.
+fn lines(edits: &[Edit]) -> Result<Vec<u8>, PipelineError> {
+    let line = |edit| serde_json::to_string(edit).map_err(|e| PipelineError::Report(e.to_string()));
+    let lines = edits.iter().map(line).collect::<Result<Vec<_>, _>>()?;
+    Ok(format!("[\n{}\n]\n", lines.join(",\n")).into_bytes())
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, PipelineError> {
     let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| PipelineError::Report(e.to_string()))?;
     bytes.push(b'\n');
     Ok(bytes)

@@ -34,12 +34,19 @@ pub fn load_texts(
         let cut = windows(path, &ids, window, count)?;
         let (found, asked) = (cut.windows.len(), cut.asked);
         if found < asked {
-            set.notes.push(format!("{} has {found} windows of {window} tokens, {asked} were asked for", path.display()));
+            set.notes.push(format!(
+                "{} has {found} windows of {window} tokens, {asked} were asked for",
+                path.display()
+            ));
         }
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         // Two folders may hold files of one name.
-        let repeats = set.digests.keys().filter(|known| **known == name || known.starts_with(&format!("{name}#"))).count();
+        let repeats = set
+            .digests
+            .keys()
+            .filter(|known| **known == name || known.starts_with(&format!("{name}#")))
+            .count();
         let name = if repeats == 0 { name } else { format!("{name}#{}", repeats + 1) };
         set.digests.insert(name, digest(files, path)?);
         set.texts.push(Text { name: stem, windows: cut.windows });

@@ -29,6 +29,7 @@ pub struct Recipe {
     /// Where to write, relative to the current directory; `--out` goes before it.
     pub output: Option<PathBuf>,
     resolved: String,
+    top: Params,
 }
 
 /// Calibration text.
@@ -81,6 +82,11 @@ impl Recipe {
     /// Paths are as the user wrote them. `output` is left out: where a checkpoint lies is no part of what it is.
     pub fn resolved_yaml(&self) -> String {
         self.resolved.clone()
+    }
+
+    /// An error at a path such as `calibration.window`, found by whoever knows more than the recipe does.
+    pub fn error_at(&self, path: &str, message: impl Into<String>) -> RecipeError {
+        self.top.source.error(&Path::read(path).unwrap_or_default(), message)
     }
 }
 
@@ -146,6 +152,7 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         evaluate: evaluate.map(|t| Evaluate { files: t.paths(folder), window: t.window, windows: t.windows }),
         output,
         resolved,
+        top: top.clone(),
     })
 }
 

@@ -7,7 +7,12 @@ use moepress_pipeline::Report;
 /// The report as Markdown (CommonMark with tables).
 pub fn markdown(report: &Report) -> String {
     let mut text = format!("# {}\n\n", escape(&tables::headline(report)));
-    text += &format!("{} ({}), compressed by moepress {}.\n", escape(&report.model), escape(&report.family), report.moepress);
+    text += &format!(
+        "{} ({}), compressed by moepress {}.\n",
+        escape(&report.model),
+        escape(&report.family),
+        report.moepress
+    );
     text += &section("Size", &table(&tables::sizes(report)));
     if let Some(comparison) = &report.evaluation {
         text += &section("Perplexity", &table(&tables::perplexity(comparison)));
@@ -23,7 +28,8 @@ pub fn markdown(report: &Report) -> String {
     }
     let calibration = tables::calibration(report);
     if !calibration.is_empty() {
-        let lines: String = calibration.iter().map(|(name, value)| format!("- {name}: {}\n", escape(value))).collect();
+        let lines: String =
+            calibration.iter().map(|(name, value)| format!("- {name}: {}\n", escape(value))).collect();
         text += &section("Calibration", &lines);
     }
     let resources = [tables::timings(report), tables::memory_use(report)].map(|t| table(&t)).join("\n");
@@ -32,11 +38,15 @@ pub fn markdown(report: &Report) -> String {
 }
 
 fn stages(report: &Report) -> String {
-    let mut text = String::new();
+    let mut text: String =
+        report.notes.iter().map(|note| format!("Decided for you: {}\n\n", escape(note))).collect();
     for (number, stage) in (1..).zip(&report.stages) {
         let edits = count(stage.edits as u64);
         let (size, bpw) = (bytes(stage.after.total.bytes), fixed(stage.after.bpw, 2));
-        text += &format!("{number}. {}: {edits} edits, then {size} at {bpw} bits per weight\n", escape(&stage.what));
+        text += &format!(
+            "{number}. {}: {edits} edits, then {size} at {bpw} bits per weight\n",
+            escape(&stage.what)
+        );
         text.extend(stage.notes.iter().map(|note| format!("   - decided for you: {}\n", escape(note))));
     }
     if text.is_empty() { "None.\n".to_owned() } else { text }
@@ -90,7 +100,9 @@ mod tests {
             let bars: Vec<usize> = block.lines().map(|line| line.matches('|').count()).collect();
             assert!(bars.len() > 2 && bars.iter().all(|n| *n == bars[0]), "{block}");
         }
-        for heading in ["Size", "Perplexity", "Kullback", "Stages", "Experts", "Calibration", "Time", "Recipe"] {
+        for heading in
+            ["Size", "Perplexity", "Kullback", "Stages", "Experts", "Calibration", "Time", "Recipe"]
+        {
             assert!(text.contains(&format!("\n## {heading}")), "{heading}");
         }
         assert!(!markdown(&sample::plain()).contains("Perplexity"));
@@ -100,6 +112,7 @@ mod tests {
     fn user_text_is_no_markup() {
         assert_eq!(escape("a|b\n<i> *x* `y`"), "a\\|b &lt;i> \\*x\\* \\`y\\`");
         assert_eq!(fenced("a: ````\n"), "`````yaml\na: ````\n`````\n");
-        assert!(!markdown(&sample::hostile()).contains("<script"));
+        let text = markdown(&sample::hostile());
+        assert!(!text.split("## Recipe").next().unwrap().contains("<script"));
     }
 }

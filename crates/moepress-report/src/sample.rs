@@ -9,7 +9,8 @@ const TEXTS: [&str; 3] = ["novel", "drama", "code"];
 
 /// A run without evaluation and calibration.
 pub(crate) fn plain() -> Report {
-    let before = sizes([(2_000_000, 4_000_000), (1_000_000, 2_000_000), (3_700_000, 7_400_000), (4_000, 8_000)]);
+    let before =
+        sizes([(2_000_000, 4_000_000), (1_000_000, 2_000_000), (3_700_000, 7_400_000), (4_000, 8_000)]);
     let after = sizes([(2_000_000, 1_130_000), (1_000_000, 580_000), (2_600_000, 1_480_000), (4_000, 8_000)]);
     let stage = |what: &str, notes: &[&str]| StageReport {
         what: what.to_owned(),
@@ -23,33 +24,45 @@ pub(crate) fn plain() -> Report {
         model: "models/sample-moe".to_owned(),
         family: "qwen3_moe".to_owned(),
         stages: vec![
-            stage("prune_atoms heapr: 25% ranked globally", &["2 experts were reached by no calibration token"]),
+            stage(
+                "prune_atoms heapr: 25% ranked globally",
+                &["2 experts were reached by no calibration token"],
+            ),
             stage("quantize nearest: the formats of assign_bits", &[]),
         ],
         before,
         after,
-        layers: (1..4).map(layer).collect(),
+        notes: vec![],
+        layers: (1..4).map(|index| layer(index, false)).collect(),
         calibration: None,
         evaluation: None,
         seconds: Seconds { text: 0.3, measure: 8.4, decide: 0.05, write: 0.6, evaluate: 12.5, total: 21.85 },
         threads: 2,
         predicted_peak_memory_bytes: 250 << 20,
         peak_memory_bytes: Some(231 << 20),
-        recipe: "version: 1\nmodel: models/sample-moe\nstages:\n- quantize:\n    solver: nearest\n".to_owned(),
+        recipe: "version: 1\nmodel: models/sample-moe\nstages:\n- quantize:\n    solver: nearest\n"
+            .to_owned(),
     }
 }
 
 /// A run with everything.
 pub(crate) fn evaluated() -> Report {
     let texts = TEXTS.map(str::to_owned).to_vec();
-    let calibration = CalibrationReport { texts, window: 256, tokens: 24_576, nll: Some(3.31), unreached: vec![(1, 3), (1, 7), (3, 0)] };
+    let calibration = CalibrationReport {
+        texts,
+        window: 256,
+        tokens: 24_576,
+        nll: Some(3.31),
+        unreached: vec![(1, 3), (1, 8), (3, 13)],
+    };
     let evaluation = Comparison {
         original: evaluation(0.0, None),
         compact: evaluation(0.055, Some(divergence())),
         original_decode_tokens_per_second: 812.4,
         compact_decode_tokens_per_second: 1204.0,
     };
-    Report { calibration: Some(calibration), evaluation: Some(evaluation), ..plain() }
+    let layers = (1..4).map(|index| layer(index, true)).collect();
+    Report { calibration: Some(calibration), evaluation: Some(evaluation), layers, ..plain() }
 }
 
 /// A run whose every name is an attack.
@@ -60,6 +73,7 @@ pub(crate) fn hostile() -> Report {
     report.family = ATTACK.to_owned();
     report.recipe = ATTACK.to_owned();
     report.stages[0].what = ATTACK.to_owned();
+    report.notes = vec![ATTACK.to_owned()];
     report.stages[0].notes = vec![ATTACK.to_owned()];
     report.calibration.iter_mut().for_each(|c| c.texts = vec![ATTACK.to_owned()]);
     for evaluation in report.evaluation.iter_mut().flat_map(|c| [&mut c.original, &mut c.compact]) {
@@ -77,7 +91,7 @@ fn sizes(classes: [(u64, u64); 4]) -> Sizes {
     Sizes { total, bpw: 8.0 * total.bytes as f64 / total.weights as f64, classes }
 }
 
-fn layer(layer: usize) -> LayerReport {
+fn layer(layer: usize, measured: bool) -> LayerReport {
     let expert = |index: usize| {
         let atoms = [32, 24, 0, 8, 17, 32, 16, 32][(index + layer) % 8];
         let shared_by = match (layer, index) {
@@ -85,7 +99,7 @@ fn layer(layer: usize) -> LayerReport {
             (3, 6) => vec![],
             _ => vec![index],
         };
-        let tokens = Some(if index % 5 == 3 { 0 } else { 1000 * index as u64 + 17 });
+        let tokens = measured.then_some(if index % 5 == 3 { 0 } else { 1000 * index as u64 + 17 });
         ExpertReport { atoms_before: 32, atoms, shared_by, bytes: 3 * 16 * atoms as u64, bpw: 4.25, tokens }
     };
     LayerReport { layer, experts: (0..16).map(expert).collect() }
@@ -96,14 +110,24 @@ fn evaluation(worse: f64, divergence: Option<Divergence>) -> Evaluation {
         let nll = nll + worse;
         Likelihood { predictions: 6120, nll, stderr: 0.012, perplexity: nll.exp() }
     };
-    let text = |(name, nll): (&str, f64)| {
-        TextScore { name: name.to_owned(), likelihood: likelihood(nll), divergence }
+    let text = |(name, nll): (&str, f64)| TextScore {
+        name: name.to_owned(),
+        likelihood: likelihood(nll),
+        divergence,
     };
     let texts = TEXTS.into_iter().zip([3.41, 3.72, 2.05]).map(text).collect();
     let overall = Overall { likelihood: likelihood(3.33), by_token: likelihood(3.35), divergence };
-    Evaluation { overall, texts, tokens_per_second: 4100.0 }
+    Evaluation { overall, texts, tokens_per_second: 4100.0, original: None }
 }
 
 fn divergence() -> Divergence {
-    Divergence { mean: 0.0412, stderr: 0.0006, median: 0.0201, p90: 0.0987, p99: 0.31, max: 1.83, top1_agreement: 0.912 }
+    Divergence {
+        mean: 0.0412,
+        stderr: 0.0006,
+        median: 0.0201,
+        p90: 0.0987,
+        p99: 0.31,
+        max: 1.83,
+        top1_agreement: 0.912,
+    }
 }

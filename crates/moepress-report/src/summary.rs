@@ -16,7 +16,10 @@ pub fn summary(report: &Report, out: &Path) -> String {
     let (before, after) = (report.before.total, report.after.total);
     let smaller = format!("{}x smaller", times(before.bytes as f64, after.bytes as f64));
     text += &row("size", [&bytes(before.bytes), &bytes(after.bytes), &smaller]);
-    text += &row("bytes", [count(before.bytes), count(after.bytes), change(before.bytes as f64, after.bytes as f64)]);
+    text += &row(
+        "bytes",
+        [count(before.bytes), count(after.bytes), change(before.bytes as f64, after.bytes as f64)],
+    );
     text += &row(
         "weights",
         [count(before.weights), count(after.weights), change(before.weights as f64, after.weights as f64)],
@@ -34,7 +37,8 @@ pub fn summary(report: &Report, out: &Path) -> String {
 
 fn quality(comparison: &Comparison) -> String {
     let Comparison { original, compact, .. } = comparison;
-    let texts = original.texts.iter().zip(&compact.texts).map(|(a, b)| (a.name.as_str(), a.likelihood, b.likelihood));
+    let texts =
+        original.texts.iter().zip(&compact.texts).map(|(a, b)| (a.name.as_str(), a.likelihood, b.likelihood));
     let overall = ("all texts", original.overall.likelihood, compact.overall.likelihood);
     let mut text = "\nperplexity (lower is better)\n".to_owned();
     for (name, a, b) in texts.chain([overall]) {
@@ -43,19 +47,21 @@ fn quality(comparison: &Comparison) -> String {
     }
     if let Some(divergence) = compact.overall.divergence {
         text += "\npredictions beside the original's\n";
-        text += &row("  KL divergence, mean (nats, 0 is equal)", ["", &fixed(divergence.mean, 4), ""]);
+        text += &row("  KL divergence, mean, in nats", ["", &fixed(divergence.mean, 4), ""]);
         text += &row("  same likeliest next token", ["", &percent(divergence.top1_agreement), ""]);
     }
     text
 }
 
 fn speed(comparison: &Comparison) -> String {
-    let [a, b] = [comparison.original_decode_tokens_per_second, comparison.compact_decode_tokens_per_second];
+    let Comparison { original, compact, .. } = comparison;
+    let decode = [comparison.original_decode_tokens_per_second, comparison.compact_decode_tokens_per_second];
+    let scoring = [original, compact].map(|evaluation| evaluation.tokens_per_second);
     let mut text = "\ntokens per second\n".to_owned();
-    text += &row("  decoding one sequence", [fixed(a, 0), fixed(b, 0), format!("{}x", times(b, a))]);
-    // The compact model is scored with the original beside it, so the two do not compare.
-    text += &row("  scoring texts, original alone", [&fixed(comparison.original.tokens_per_second, 0), "", ""]);
-    text + &row("  scoring texts, both side by side", ["", &fixed(comparison.compact.tokens_per_second, 0), ""])
+    for (name, [a, b]) in [("  decoding one sequence", decode), ("  scoring texts, all threads", scoring)] {
+        text += &row(name, [fixed(a, 0), fixed(b, 0), format!("{}x", times(b, a))]);
+    }
+    text
 }
 
 fn row(name: &str, numbers: [impl AsRef<str>; 3]) -> String {
@@ -87,9 +93,20 @@ mod tests {
     fn all_rows_within_a_hundred_columns() {
         let text = summary(&sample::evaluated(), Path::new("out/demo"));
         let rows = [
-            "size  ", "bytes  ", "weights  ", "bits per weight  ", "  novel  ", "  all texts  ", "  KL divergence, mean",
-            "  same likeliest next token", "  decoding one sequence", "  scoring texts", "4.19x smaller", "+5.6%",
-            "compact checkpoint  out/demo\n", "report              out/demo/report.html\n",
+            "size  ",
+            "bytes  ",
+            "weights  ",
+            "bits per weight  ",
+            "  novel  ",
+            "  all texts  ",
+            "  KL divergence, mean",
+            "  same likeliest next token",
+            "  decoding one sequence",
+            "  scoring texts",
+            "4.19x smaller",
+            "+5.7%",
+            "compact checkpoint  out/demo\n",
+            "report              out/demo/report.html\n",
         ];
         for row in rows {
             assert!(text.contains(row), "{row:?} is not in\n{text}");

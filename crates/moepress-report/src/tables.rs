@@ -29,8 +29,9 @@ pub(crate) fn class_name(class: &str) -> String {
 pub(crate) fn classes(report: &Report) -> Vec<(String, SizeOf, SizeOf)> {
     let of = |sizes: &moepress_pipeline::Sizes, class| sizes.classes.get(class).copied().unwrap_or_default();
     let names = report.before.classes.keys();
-    let mut classes: Vec<_> =
-        names.map(|&class| (class_name(class), of(&report.before, class), of(&report.after, class))).collect();
+    let mut classes: Vec<_> = names
+        .map(|&class| (class_name(class), of(&report.before, class), of(&report.after, class)))
+        .collect();
     // Stable, so that equal classes stay in the order of their names.
     classes.sort_by_key(|(_, before, _)| std::cmp::Reverse(before.bytes));
     classes
@@ -50,8 +51,14 @@ pub(crate) fn sizes(report: &Report) -> Table {
         [vec![name], weights.into(), bpw.into(), bytes.into(), vec![ratio]].concat()
     };
     let head = [
-        "tensors", "weights, original", "compact", "bits per weight, original", "compact", "bytes, original",
-        "compact", "times smaller",
+        "tensors",
+        "weights, original",
+        "compact",
+        "bits per weight, original",
+        "compact",
+        "bytes, original",
+        "compact",
+        "times smaller",
     ];
     let rows = classes(report).into_iter().map(|(name, before, after)| row(name, before, after));
     let total = Some(row("everything".to_owned(), report.before.total, report.after.total));
@@ -65,8 +72,8 @@ pub(crate) fn perplexity(comparison: &Comparison) -> Table {
     let texts = texts.map(|(a, b)| (a.name.as_str(), a.likelihood, b.likelihood));
     let (a, b) = (&original.overall, &compact.overall);
     let overall = [
-        ("all texts, each counting the same", a.likelihood, b.likelihood),
         ("all tokens, each counting the same", a.by_token, b.by_token),
+        ("all texts, each counting the same", a.likelihood, b.likelihood),
     ];
     let rows = texts.chain(overall).map(|(name, a, b)| {
         let nll = [a, b].map(|l| format!("{} ± {}", fixed(l.nll, 4), fixed(l.stderr, 4)));
@@ -75,7 +82,13 @@ pub(crate) fn perplexity(comparison: &Comparison) -> Table {
         [vec![name.to_owned(), count(b.predictions as u64), before, after, change], nll.into()].concat()
     });
     let head = [
-        "text", "predictions", "perplexity, original", "compact", "change", "nats per token, original", "compact",
+        "text",
+        "predictions",
+        "perplexity, original",
+        "compact",
+        "change",
+        "nats per token, original",
+        "compact",
     ];
     let mut rows: Vec<_> = rows.collect();
     let total = rows.pop();
@@ -107,12 +120,10 @@ pub(crate) fn speed(comparison: &Comparison) -> Table {
         comparison.original_decode_tokens_per_second,
         comparison.compact_decode_tokens_per_second,
     );
-    // The compact model is scored with the original beside it, so the two do not compare.
     let [before, after] =
-        [&comparison.original, &comparison.compact].map(|evaluation| fixed(evaluation.tokens_per_second, 0));
-    let scoring = vec!["scoring the original alone".to_owned(), before, "-".to_owned(), "-".to_owned()];
-    let both = vec!["scoring both side by side".to_owned(), "-".to_owned(), after, "-".to_owned()];
-    Table::new(&["tokens per second", "original", "compact", "times"], vec![decode, scoring, both])
+        [&comparison.original, &comparison.compact].map(|evaluation| evaluation.tokens_per_second);
+    let scoring = row("scoring texts, all threads", before, after);
+    Table::new(&["tokens per second", "original", "compact", "times"], vec![decode, scoring])
 }
 
 /// What is left of the experts of each layer.
@@ -120,8 +131,12 @@ pub(crate) fn experts(report: &Report) -> Table {
     let row = |layer: &LayerReport| {
         let experts = &layer.experts;
         // Those that were merged are listed once, with the first of them.
-        let left: Vec<_> =
-            experts.iter().enumerate().filter(|(index, e)| e.shared_by.first() == Some(index)).map(|(_, e)| e).collect();
+        let left: Vec<_> = experts
+            .iter()
+            .enumerate()
+            .filter(|(index, e)| e.atoms > 0 && e.shared_by.first() == Some(index))
+            .map(|(_, e)| e)
+            .collect();
         let atoms: usize = left.iter().map(|e| e.atoms).sum();
         let before: usize = experts.iter().map(|e| e.atoms_before).sum();
         let bytes: u64 = left.iter().map(|e| e.bytes).sum();
@@ -172,7 +187,8 @@ pub(crate) fn headline(report: &Report) -> String {
         None => format!("{size}, {} bits per weight", fixed(report.after.bpw, 2)),
         Some(comparison) => {
             let of = |perplexity| crate::units::short(perplexity);
-            let [before, after] = [&comparison.original, &comparison.compact].map(|e| of(e.overall.likelihood.perplexity));
+            let [before, after] =
+                [&comparison.original, &comparison.compact].map(|e| of(e.overall.likelihood.perplexity));
             format!("{size}, perplexity {before} → {after}")
         }
     }
@@ -182,14 +198,16 @@ pub(crate) fn headline(report: &Report) -> String {
 pub(crate) fn calibration(report: &Report) -> Vec<(&'static str, String)> {
     let Some(c) = &report.calibration else { return vec![] };
     let experts: usize = report.layers.iter().map(|layer| layer.experts.len()).sum();
-    let nll = c.nll.map(|nll| format!("{} nats per token, perplexity {}", fixed(nll, 4), fixed(nll.exp(), 2)));
+    let nll =
+        c.nll.map(|nll| format!("{} nats per token, perplexity {}", fixed(nll, 4), fixed(nll.exp(), 2)));
+    let missed = format!("{} of {}", count(c.unreached.len() as u64), count(experts as u64));
     let mut rows = vec![
         ("texts", c.texts.join(", ")),
         ("tokens", format!("{} in windows of {}", count(c.tokens as u64), count(c.window as u64))),
-        ("experts no token reached", format!("{} of {}", count(c.unreached.len() as u64), count(experts as u64))),
+        ("experts no token reached", missed),
     ];
+    rows.extend((!c.unreached.is_empty()).then(|| ("which", unreached(&c.unreached))));
     rows.extend(nll.map(|nll| ("the original on it", nll)));
-    rows.extend((!c.unreached.is_empty()).then(|| ("these experts", unreached(&c.unreached))));
     rows
 }
 

@@ -49,7 +49,9 @@ pub fn apply(
                 let rows = spec.moe(layer).map(|moe| moe.router.clone()).unwrap_or_default();
                 layer_weights.keep_experts(experts, &rows)?;
             }
-            Edit::KeepAtoms { expert, atoms, .. } => layer_weights.runs(*expert, std::slice::from_ref(atoms))?,
+            Edit::KeepAtoms { expert, atoms, .. } => {
+                layer_weights.runs(*expert, std::slice::from_ref(atoms))?
+            }
             Edit::CutSegments { expert, widths, .. } => {
                 let runs = widths.iter().scan(0, |end, &width| {
                     *end += width;
@@ -88,10 +90,14 @@ pub fn apply_outside(tensor: Tensor, mut stored: Stored, edits: &[Edit]) -> Resu
 fn encode(tensor: Tensor, stored: Stored, format: Format, solver: Solver) -> Result<Stored, ApplyError> {
     let (rows, cols) = stored.matrix_shape();
     match (format, solver) {
-        (Format::Plain(dtype), _) => Ok(Stored::Plain(Plain::from_f32(dtype, stored.shape(), &stored.to_f32()))),
-        (Format::Grouped(format), Solver::Nearest) => encode_nearest(format, rows, cols, &stored.to_f32(), None)
-            .map(Stored::Packed)
-            .map_err(|source| ApplyError::Encode { tensor: tensor.to_string(), source }),
+        (Format::Plain(dtype), _) => {
+            Ok(Stored::Plain(Plain::from_f32(dtype, stored.shape(), &stored.to_f32())))
+        }
+        (Format::Grouped(format), Solver::Nearest) => {
+            encode_nearest(format, rows, cols, &stored.to_f32(), None)
+                .map(Stored::Packed)
+                .map_err(|source| ApplyError::Encode { tensor: tensor.to_string(), source })
+        }
     }
 }
 
@@ -131,7 +137,8 @@ impl Layer<'_> {
     }
 
     fn keep_experts(&mut self, experts: &[usize], router: &[usize]) -> Result<(), ApplyError> {
-        let kept: Vec<usize> = (0..router.len()).filter(|&row| experts.binary_search(&router[row]).is_ok()).collect();
+        let kept: Vec<usize> =
+            (0..router.len()).filter(|&row| experts.binary_search(&router[row]).is_ok()).collect();
         let plain = self.take(Part::Router)?;
         self.weights.insert(Part::Router, Stored::Plain(rows(&plain, &kept)));
         for (part, stored) in std::mem::take(self.weights) {
@@ -215,7 +222,8 @@ fn matching(reference: &[Vec<f32>; 3], other: &[Vec<f32>; 3], width: usize) -> V
 /// Rows of a matrix, their bytes unchanged.
 fn rows(plain: &Plain, indices: &[usize]) -> Plain {
     let width = plain.shape[1] * plain.dtype.bytes();
-    let bytes = indices.iter().flat_map(|&row| &plain.bytes[row * width..(row + 1) * width]).copied().collect();
+    let bytes =
+        indices.iter().flat_map(|&row| &plain.bytes[row * width..(row + 1) * width]).copied().collect();
     Plain { dtype: plain.dtype, shape: vec![indices.len(), plain.shape[1]], bytes }
 }
 
@@ -285,7 +293,10 @@ mod tests {
             };
             weights.insert(expert(2, projection), Stored::Plain(shuffled));
         }
-        let group = |members: &[usize], weights: &[f64]| Group { members: members.to_vec(), weights: weights.to_vec() };
+        let group = |members: &[usize], weights: &[f64]| Group {
+            members: members.to_vec(),
+            weights: weights.to_vec(),
+        };
         let groups = vec![group(&[0, 2], &[0.25, 0.75]), group(&[1], &[1.0]), group(&[3], &[1.0])];
         let edit = Edit::MergeExperts { layer: 0, groups, align: true };
         let merged = apply(&toy(), 0, weights.clone(), &[edit]).unwrap();
@@ -300,7 +311,9 @@ mod tests {
     fn merging_without_alignment_is_the_weighted_mean() {
         let weights = weights(3);
         let groups = vec![Group { members: vec![1, 0, 2, 3], weights: vec![0.5, 0.25, 0.25, 0.0] }];
-        let merged = apply(&toy(), 0, weights.clone(), &[Edit::MergeExperts { layer: 0, groups, align: false }]).unwrap();
+        let merged =
+            apply(&toy(), 0, weights.clone(), &[Edit::MergeExperts { layer: 0, groups, align: false }])
+                .unwrap();
         let value = |weights: &LayerWeights, e| plain(weights, expert(e, Projection::Up)).to_f32()[7];
         let wanted = 0.5 * value(&weights, 1) + 0.25 * value(&weights, 0) + 0.25 * value(&weights, 2);
         assert_eq!(value(&merged, 0), half_bf16(wanted));
@@ -335,7 +348,8 @@ mod tests {
             assert_eq!(Some(stored.shape()), spec.shape(Tensor::Layer(0, *part)), "{part}");
             assert_eq!(Some(stored.format()), spec.format(Tensor::Layer(0, *part)), "{part}");
         }
-        let down = plain(&after, Part::Expert { expert: 1, segment: 0, projection: Projection::Down }).to_f32();
+        let down =
+            plain(&after, Part::Expert { expert: 1, segment: 0, projection: Projection::Down }).to_f32();
         let source = plain(&before, expert(3, Projection::Down)).to_f32();
         assert_eq!(down, source.iter().skip(4).step_by(6).copied().collect::<Vec<_>>());
     }

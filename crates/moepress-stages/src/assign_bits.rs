@@ -37,7 +37,9 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
         (true, None) => Budget::Bpw(params.f64_in("bpw", None, 0.1..=32.0)?),
         (false, Some(bytes)) => Budget::Bytes(bytes),
         (true, Some(_)) => return Err(params.error("bpw", "give a budget as bpw or as bytes, not both")),
-        (false, None) => return Err(spec.error("needs a budget: `bpw` (bits per weight of the whole model) or `bytes`")),
+        (false, None) => {
+            return Err(spec.error("needs a budget: `bpw` (bits per weight of the whole model) or `bytes`"));
+        }
     };
     let words = params.words("formats", None, &code_names())?;
     let formats = words.iter().map(|word| format(word, params)).collect::<Result<_, _>>()?;
@@ -86,7 +88,10 @@ impl Stage for AssignBits {
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
         if any_grouped(spec) {
-            return Err(self.params.error("formats were chosen before; one assign_bits stage, before quantize").into());
+            return Err(self
+                .params
+                .error("formats were chosen before; one assign_bits stage, before quantize")
+                .into());
         }
         let tensors = matrices(spec, &self.classes);
         if tensors.is_empty() {
@@ -94,7 +99,9 @@ impl Stage for AssignBits {
         }
         let least: u64 = tensors
             .iter()
-            .map(|&tensor| self.choices(spec, tensor).iter().map(|&f| bytes_in(spec, tensor, f)).min().unwrap_or(0))
+            .map(|&tensor| {
+                self.choices(spec, tensor).iter().map(|&f| bytes_in(spec, tensor, f)).min().unwrap_or(0)
+            })
             .sum();
         let rest = spec.total_bytes() - tensors.iter().map(|&tensor| spec.stored_bytes(tensor)).sum::<u64>();
         let budget = self.budget(spec);
@@ -125,14 +132,18 @@ impl Stage for AssignBits {
                     Format::Plain(_) => Some(0.0),
                     Format::Grouped(_) => evidence.costs.get(tensor, format),
                 };
-                let missing = || moepress_stats::StatisticsError::Missing(format!("{tensor}.rounding_cost.{format}"));
+                let missing =
+                    || moepress_stats::StatisticsError::Missing(format!("{tensor}.rounding_cost.{format}"));
                 Ok(Choice { bytes: bytes_in(spec, tensor, format), cost: cost.ok_or_else(missing)? })
             };
             let formats = self.choices(spec, tensor);
-            items.push(formats.iter().map(choice).collect::<Result<Vec<_>, moepress_stats::StatisticsError>>()?);
+            items.push(
+                formats.iter().map(choice).collect::<Result<Vec<_>, moepress_stats::StatisticsError>>()?,
+            );
         }
         let room = self.budget(spec).saturating_sub(rest);
-        let found = allocate(&items, room).map_err(|e: KnapsackError| self.params.params.error(self.key(), e.to_string()))?;
+        let found = allocate(&items, room)
+            .map_err(|e: KnapsackError| self.params.params.error(self.key(), e.to_string()))?;
         let mut decision = Decision::default();
         for (&tensor, &chosen) in tensors.iter().zip(&found.chosen) {
             let format = self.choices(spec, tensor)[chosen];
@@ -162,14 +173,17 @@ mod tests {
     fn the_budget_is_kept_and_used() {
         let spec = toy();
         for bytes in [1950, 2000, 2200, 2500, 3000] {
-            let stage = stage(&format!("assign_bits: {{bytes: {bytes}, formats: [ternary, int2, int4, int8], group: 32}}"));
+            let stage = stage(&format!(
+                "assign_bits: {{bytes: {bytes}, formats: [ternary, int2, int4, int8], group: 32}}"
+            ));
             stage.check(&spec).unwrap();
             let (stats, costs) = assumed(&spec, &stage.needs()).unwrap();
             let decision = stage.decide(&Evidence { spec: &spec, stats: &stats, costs: &costs }).unwrap();
             let after = spec.after(&decision.edits).unwrap().total_bytes();
             assert!(after <= bytes && after + 100 > bytes, "{after} of {bytes}");
         }
-        let message = stage("assign_bits: {bytes: 900, formats: [ternary]}").check(&spec).unwrap_err().to_string();
+        let message =
+            stage("assign_bits: {bytes: 900, formats: [ternary]}").check(&spec).unwrap_err().to_string();
         assert!(message.contains("smallest formats need"), "{message}");
     }
 }

@@ -69,7 +69,10 @@ impl Evidence<'_> {
         }
         Ok((!names.is_empty()).then(|| {
             let list = names.join(" ");
-            format!("{} experts were reached by no calibration token and {what_happens} (layer.expert): {list}", names.len())
+            format!(
+                "{} experts were reached by no calibration token and {what_happens} (layer.expert): {list}",
+                names.len()
+            )
         }))
     }
 }

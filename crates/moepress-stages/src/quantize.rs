@@ -31,7 +31,8 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
         }
         false => {
             if let Some(key) = ["group", "symmetric", "classes"].into_iter().find(|key| params.has(key)) {
-                return Err(params.error(key, "belongs with `format`; without it the formats of assign_bits are used"));
+                return Err(params
+                    .error(key, "belongs with `format`; without it the formats of assign_bits are used"));
             }
             params.only(&["format", "solver"])?;
             None
@@ -39,7 +40,8 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     };
     let names: Vec<&str> = SOLVERS.iter().map(|(name, _)| *name).collect();
     let solver_name = params.word("solver", Some("nearest"), &names)?;
-    let solver = SOLVERS.iter().find(|(name, _)| *name == solver_name).map_or(Solver::Nearest, |(_, solver)| *solver);
+    let solver =
+        SOLVERS.iter().find(|(name, _)| *name == solver_name).map_or(Solver::Nearest, |(_, solver)| *solver);
     Ok(Box::new(Quantize { uniform, solver, solver_name, params: spec.clone() }))
 }
 
@@ -56,8 +58,12 @@ impl Stage for Quantize {
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
         let message = match &self.uniform {
-            None if !any_grouped(spec) => "no formats are assigned; give `format`, or put an assign_bits stage before",
-            Some((_, classes)) if matrices(spec, classes).is_empty() => "the model has no matrices of these classes",
+            None if !any_grouped(spec) => {
+                "no formats are assigned; give `format`, or put an assign_bits stage before"
+            }
+            Some((_, classes)) if matrices(spec, classes).is_empty() => {
+                "the model has no matrices of these classes"
+            }
             Some(_) if any_grouped(spec) => "formats were chosen before; leave `format` out, or assign_bits",
             _ => return Ok(()),
         };
@@ -71,9 +77,13 @@ impl Stage for Quantize {
     fn decide(&self, evidence: &Evidence<'_>) -> Result<Decision, StageError> {
         let spec = evidence.spec;
         let targets: Vec<(Tensor, Format)> = match &self.uniform {
-            Some((format, classes)) => matrices(spec, classes).into_iter().map(|tensor| (tensor, *format)).collect(),
+            Some((format, classes)) => {
+                matrices(spec, classes).into_iter().map(|tensor| (tensor, *format)).collect()
+            }
             None => {
-                let assigned = |tensor| spec.format(tensor).filter(|f| matches!(f, Format::Grouped(_))).map(|f| (tensor, f));
+                let assigned = |tensor| {
+                    spec.format(tensor).filter(|f| matches!(f, Format::Grouped(_))).map(|f| (tensor, f))
+                };
                 spec.tensors().into_iter().filter_map(assigned).collect()
             }
         };
@@ -89,7 +99,11 @@ mod tests {
 
     #[test]
     fn one_format_for_the_classes_named() {
-        let edits = decide("quantize: {format: int4, group: 32, classes: [experts, attention]}", &Statistics::default()).edits;
+        let edits = decide(
+            "quantize: {format: int4, group: 32, classes: [experts, attention]}",
+            &Statistics::default(),
+        )
+        .edits;
         assert_eq!(edits.len(), 2 * (4 * 3 + 4));
         assert!(toy().after(&edits).unwrap().total_bytes() < toy().total_bytes());
         assert!(stage("quantize").check(&toy()).is_err());

@@ -37,7 +37,8 @@ pub(crate) fn classes(params: &Params) -> Result<Vec<Class>, RecipeError> {
 
 /// The matrices of those classes.
 pub(crate) fn matrices(spec: &ModelSpec, classes: &[Class]) -> Vec<Tensor> {
-    let wanted = |tensor: &Tensor| classes.contains(&tensor.class()) && crate::evidence::is_matrix(spec, *tensor);
+    let wanted =
+        |tensor: &Tensor| classes.contains(&tensor.class()) && crate::evidence::is_matrix(spec, *tensor);
     spec.tensors().into_iter().filter(wanted).collect()
 }
 

@@ -25,7 +25,8 @@ impl Statistics {
 
     /// Rebuilds the sums of an expert of one segment as those of one segment per run of atoms.
     fn regroup(&mut self, layer: usize, expert: usize, runs: &[Vec<usize>], atoms_change: bool) {
-        let pick = |values: &[f64], atoms: &[usize]| atoms.iter().map(|&atom| values[atom]).collect::<Vec<_>>();
+        let pick =
+            |values: &[f64], atoms: &[usize]| atoms.iter().map(|&atom| values[atom]).collect::<Vec<_>>();
         let old = std::mem::take(&mut self.sums);
         let mut sums = BTreeMap::new();
         for (key, values) in old {
@@ -33,14 +34,18 @@ impl Statistics {
                 Of::Expert(l, e) if (l, e) == (layer, expert) && atoms_change => {
                     sums.insert(key, pick(&values, runs.first().map_or(&[], Vec::as_slice)));
                 }
-                Of::Tensor(Tensor::Layer(l, Part::Expert { expert: e, projection, .. })) if (l, e) == (layer, expert) => {
+                Of::Tensor(Tensor::Layer(l, Part::Expert { expert: e, projection, .. }))
+                    if (l, e) == (layer, expert) =>
+                {
                     let per_atom = match projection {
                         Projection::Gate | Projection::Up => Quantity::RowWeight,
                         Projection::Down => Quantity::ColumnWeight,
                     };
                     for (segment, atoms) in runs.iter().enumerate() {
-                        let of = Of::Tensor(Tensor::Layer(layer, Part::Expert { expert, segment, projection }));
-                        let values = if key.quantity == per_atom { pick(&values, atoms) } else { values.clone() };
+                        let of =
+                            Of::Tensor(Tensor::Layer(layer, Part::Expert { expert, segment, projection }));
+                        let values =
+                            if key.quantity == per_atom { pick(&values, atoms) } else { values.clone() };
                         sums.insert(Key { of, quantity: key.quantity }, values);
                     }
                 }
@@ -59,7 +64,9 @@ mod tests {
 
     #[test]
     fn sums_move_with_their_atoms() {
-        let weight = |segment, projection| Of::Tensor(Tensor::Layer(0, Part::Expert { expert: 1, segment, projection }));
+        let weight = |segment, projection| {
+            Of::Tensor(Tensor::Layer(0, Part::Expert { expert: 1, segment, projection }))
+        };
         let mut stats = Statistics::default();
         stats.add(Of::Expert(0, 1), Quantity::AtomEnergy, vec![1.0, 2.0, 3.0]).unwrap();
         stats.add(weight(0, Projection::Up), Quantity::RowWeight, vec![4.0, 5.0, 6.0]).unwrap();

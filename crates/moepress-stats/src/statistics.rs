@@ -95,7 +95,9 @@ pub enum StatisticsError {
     #[error("statistic {0} was not measured")]
     Missing(String),
     /// An overflow, or a NaN from the weights.
-    #[error("statistic {0}: element {1} is not finite; check the weights of that layer for NaN, infinite or huge values")]
+    #[error(
+        "statistic {0}: element {1} is not finite; check the weights of that layer for NaN, infinite or huge values"
+    )]
     NotFinite(String, usize),
     /// Two statistics of different models.
     #[error("statistic {0} has {1} elements in one part and {2} in the other")]

@@ -39,7 +39,8 @@ pub(super) fn groups(evidence: &Evidence<'_>, ratio: f64, global: bool) -> Resul
     let mut all = Vec::new();
     for (layer, moe) in evidence.spec.moe_layers() {
         let experts = moe.experts.len();
-        let similarity = cosine_similarity_from_gram(evidence.stats.get(Of::Layer(layer), Quantity::RouterGram)?, experts);
+        let similarity =
+            cosine_similarity_from_gram(evidence.stats.get(Of::Layer(layer), Quantity::RouterGram)?, experts);
         let leads: Vec<usize> = (0..experts).filter(|&e| dominant.contains(&(layer, e))).collect();
         let mut groups: Vec<Vec<usize>> = leads.iter().map(|&e| vec![e]).collect();
         for expert in (0..experts).filter(|e| !leads.contains(e)) {

@@ -55,13 +55,17 @@ impl Stage for MergeExperts {
             return Err(self.params.error("the model has no routed experts").into());
         }
         for (_, moe) in spec.moe_layers() {
-            let whole = |e: &moepress_model::Expert| e.segments == moe.experts[0].segments && e.segments.len() == 1;
+            let whole =
+                |e: &moepress_model::Expert| e.segments == moe.experts[0].segments && e.segments.len() == 1;
             if any_grouped(spec) || !moe.experts.iter().all(whole) {
                 let message = "experts can only be merged while all have one width and no format is chosen; put this stage first";
                 return Err(self.params.error(message).into());
             }
             if !moe.router.iter().copied().eq(0..moe.experts.len()) {
-                return Err(self.params.error("experts were merged before; one merge_experts stage per recipe").into());
+                return Err(self
+                    .params
+                    .error("experts were merged before; one merge_experts stage per recipe")
+                    .into());
             }
         }
         Ok(())

@@ -42,7 +42,12 @@ impl Saliency for Heapr {
         Needs::of([Need::Atoms])
     }
 
-    fn score(&self, evidence: &Evidence<'_>, layer: usize, expert: usize) -> Result<Vec<f64>, StatisticsError> {
+    fn score(
+        &self,
+        evidence: &Evidence<'_>,
+        layer: usize,
+        expert: usize,
+    ) -> Result<Vec<f64>, StatisticsError> {
         let of = Of::Expert(layer, expert);
         let tokens = evidence.tokens(layer)?[expert];
         let scale = if self.sum { tokens } else { 1.0 };

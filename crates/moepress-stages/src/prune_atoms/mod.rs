@@ -18,7 +18,12 @@ trait Saliency: Send + Sync {
     fn describe(&self) -> String;
     fn needs(&self) -> Needs;
     /// Scores of the atoms of an expert that tokens have reached.
-    fn score(&self, evidence: &Evidence<'_>, layer: usize, expert: usize) -> Result<Vec<f64>, StatisticsError>;
+    fn score(
+        &self,
+        evidence: &Evidence<'_>,
+        layer: usize,
+        expert: usize,
+    ) -> Result<Vec<f64>, StatisticsError>;
 }
 
 type Build = fn(&Params) -> Result<Box<dyn Saliency>, RecipeError>;
@@ -45,11 +50,12 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     let method = params.word("method", Some("heapr"), &names)?;
     let (_, saliency, keys) = METHODS.iter().find(|(name, ..)| *name == method).unwrap_or(&METHODS[0]);
     params.only(&[&["method", "ratio", "ranking", "align"], *keys].concat())?;
-    let ranking = match params.word("ranking", Some("global"), &["global", "per_layer", "per_expert"])?.as_str() {
-        "per_layer" => Ranking::PerLayer,
-        "per_expert" => Ranking::PerExpert,
-        _ => Ranking::Global,
-    };
+    let ranking =
+        match params.word("ranking", Some("global"), &["global", "per_layer", "per_expert"])?.as_str() {
+            "per_layer" => Ranking::PerLayer,
+            "per_expert" => Ranking::PerExpert,
+            _ => Ranking::Global,
+        };
     Ok(Box::new(PruneAtoms {
         saliency: saliency(params)?,
         ratio: params.f64_in("ratio", None, 0.0..1.0)?,
@@ -75,8 +81,12 @@ impl Stage for PruneAtoms {
             Ranking::PerExpert => "per expert",
         };
         let align = if self.align > 1 { format!(", in runs of {}", self.align) } else { String::new() };
-        format!("prune_atoms {}: {:.4}% ranked {ranking}{align}", self.saliency.describe(), self.ratio * 100.0)
-            .replace(".0000%", "%")
+        format!(
+            "prune_atoms {}: {:.4}% ranked {ranking}{align}",
+            self.saliency.describe(),
+            self.ratio * 100.0
+        )
+        .replace(".0000%", "%")
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
@@ -129,7 +139,9 @@ impl Stage for PruneAtoms {
         let empty = |edit: &&Edit| matches!(edit, Edit::KeepAtoms { atoms, .. } if atoms.is_empty());
         let emptied = decision.edits.iter().filter(empty).count();
         if emptied > 0 {
-            decision.notes.push(format!("{emptied} experts have no atoms left; they stay in the router and contribute zero"));
+            decision.notes.push(format!(
+                "{emptied} experts have no atoms left; they stay in the router and contribute zero"
+            ));
         }
         Ok(decision)
     }
@@ -151,7 +163,9 @@ fn keep(mut runs: Vec<Run>, ratio: f64) -> BTreeMap<(usize, usize), Vec<usize>> 
         // The small term keeps 0.7 · 10 from being 6.999….
         *atoms = (*atoms as f64 * (1.0 - ratio) + 1e-9).floor() as usize;
     }
-    runs.sort_by(|a, b| b.mean.total_cmp(&a.mean).then_with(|| (a.expert, &a.atoms).cmp(&(b.expert, &b.atoms))));
+    runs.sort_by(|a, b| {
+        b.mean.total_cmp(&a.mean).then_with(|| (a.expert, &a.atoms).cmp(&(b.expert, &b.atoms)))
+    });
     let mut kept: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
     for run in runs {
         if let Some(room) = room.get_mut(&run.scope).filter(|room| **room >= run.atoms.len()) {
@@ -186,7 +200,9 @@ mod tests {
 
     fn widths(edits: &[Edit]) -> Vec<usize> {
         let spec = toy().after(edits).unwrap();
-        spec.moe_layers().flat_map(|(_, moe)| moe.experts.iter().map(moepress_model::Expert::width).collect::<Vec<_>>()).collect()
+        spec.moe_layers()
+            .flat_map(|(_, moe)| moe.experts.iter().map(moepress_model::Expert::width).collect::<Vec<_>>())
+            .collect()
     }
 
     #[test]

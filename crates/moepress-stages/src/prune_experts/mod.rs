@@ -56,7 +56,9 @@ impl Stage for PruneExperts {
             let left = moe.experts.len() - self.removed(moe.experts.len());
             if left < moe.routing.top_k {
                 let k = moe.routing.top_k;
-                let message = format!("leaves {left} experts in layer {layer}, but its router chooses {k} per token; lower it");
+                let message = format!(
+                    "leaves {left} experts in layer {layer}, but its router chooses {k} per token; lower it"
+                );
                 return Err(self.params.params.error("ratio", message).into());
             }
         }

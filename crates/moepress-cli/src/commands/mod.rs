@@ -1,0 +1,34 @@
+//! The commands, one file each: arguments, help, work.
+
+pub mod eval;
+pub mod generate;
+pub mod inspect;
+pub mod logits;
+mod model;
+pub mod plan;
+mod recipe;
+pub mod run;
+
+use crate::interrupt::Interrupt;
+use moepress_checkpoint::Files;
+use std::sync::Arc;
+
+/// What every command works with.
+pub struct Context {
+    pub files: Arc<dyn Files>,
+    pub interrupt: Interrupt,
+}
+
+/// How a command ended whose results are complete.
+#[derive(Debug)]
+pub enum Ending {
+    Done,
+    /// A line about every gate that failed.
+    GatesFailed(Vec<String>),
+}
+
+impl From<Vec<String>> for Ending {
+    fn from(lines: Vec<String>) -> Self {
+        if lines.is_empty() { Self::Done } else { Self::GatesFailed(lines) }
+    }
+}

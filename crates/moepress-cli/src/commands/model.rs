@@ -1,0 +1,38 @@
+//! A model that a command runs.
+
+use super::Context;
+use crate::failure::{Failure, Reason};
+use crate::output;
+use moepress_checkpoint::{Checkpoint, Source, available_memory};
+use moepress_runtime::Model;
+use moepress_text::Tokenizer;
+use std::path::Path;
+
+/// Opens a checkpoint that is about to be run: a compact one must match its digests.
+pub fn open(context: &Context, path: &Path) -> Result<Checkpoint, Failure> {
+    let checkpoint = Checkpoint::open(&context.files, path)?;
+    checkpoint.verify()?;
+    context.interrupt.check()?;
+    Ok(checkpoint)
+}
+
+/// Loads all weights, if there is memory for them and for `more` bytes.
+pub fn load(context: &Context, checkpoint: &Checkpoint, more: u64) -> Result<Model, Failure> {
+    let needed = checkpoint.spec().total_bytes().saturating_add(more);
+    if let Some(available) = available_memory().filter(|&available| available < needed) {
+        let (needed, available) = (output::bytes(needed), output::bytes(available));
+        let message = format!(
+            "{}: not enough memory: at least {needed} needed, {available} available",
+            checkpoint.dir().display()
+        );
+        return Err(Failure::new(Reason::NoSpace, message));
+    }
+    let model = Model::load(checkpoint)?;
+    context.interrupt.check()?;
+    Ok(model)
+}
+
+/// The tokenizer of a checkpoint.
+pub fn tokenizer(context: &Context, checkpoint: &Checkpoint) -> Result<Tokenizer, Failure> {
+    Ok(Tokenizer::open(context.files.as_ref(), checkpoint.dir(), checkpoint.spec().vocab)?)
+}

@@ -1,0 +1,32 @@
+//! The recipe that a command was given.
+
+use super::Context;
+use crate::failure::{Failure, Reason};
+use clap::Args;
+use moepress_checkpoint::{CheckpointError, read_file};
+use moepress_recipe::{MAX_BYTES, Recipe, parse};
+use std::path::PathBuf;
+
+/// A recipe file and changes to it.
+#[derive(Debug, Args)]
+pub struct RecipeFile {
+    /// Recipe file (YAML)
+    #[arg(value_name = "RECIPE")]
+    pub path: PathBuf,
+    /// Change a value of the recipe, such as prune_atoms.ratio=0.5 or stages[0].prune_atoms.ratio=0.5; repeatable
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    sets: Vec<String>,
+}
+
+impl RecipeFile {
+    /// Reads and checks it. Whatever is wrong with it is wrong usage.
+    pub fn read(&self, context: &Context) -> Result<Recipe, Failure> {
+        let usage = |error: CheckpointError| Failure { reason: Reason::Usage, ..error.into() };
+        let bytes = read_file(context.files.as_ref(), &self.path, MAX_BYTES as u64).map_err(usage)?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            Failure::usage(format!("{}: not UTF-8 at byte {at}", self.path.display()))
+        })?;
+        Ok(parse(&text, &self.path, &self.sets)?)
+    }
+}

@@ -1,0 +1,116 @@
+//! The figures of an independent PyTorch implementation, from `tests/fixtures/demo-qwen3-moe/reference.json`.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{DOMAINS, demo, json, recipe, root};
+use serde_json::Value;
+
+fn reference() -> Value {
+    serde_json::from_slice(&std::fs::read(demo().join("reference.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn plain_model_per_domain() {
+    let texts =
+        DOMAINS.map(|d| root().join(format!("tests/fixtures/eval-text/{d}.txt")).display().to_string());
+    let model = demo().display().to_string();
+    let mut args = vec!["eval", &model, "--window", "256", "--windows", "24", "--text"];
+    args.extend(texts.iter().map(String::as_str));
+    let result = json(&args);
+    let evaluation = &result["evaluation"];
+    let wanted = reference()["baseline"].clone();
+    for (text, domain) in evaluation["texts"].as_array().unwrap().iter().zip(DOMAINS) {
+        let (found, wanted) = (text["nll"].as_f64().unwrap(), wanted["domains"][domain].as_f64().unwrap());
+        assert_eq!(text["name"], domain);
+        assert!((found - wanted).abs() < 0.002, "{domain}: {found} instead of {wanted}");
+    }
+    let found = evaluation["overall"]["nll"].as_f64().unwrap();
+    assert!((found - wanted["nll"].as_f64().unwrap()).abs() < 0.002, "{found}");
+}
+
+/// Runs one stage in the reference's protocol; the increase of the mean NLL must be within 10 % or 0.002.
+fn check(name: &str, stage: &str, wanted: &Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = recipe(dir.path(), "recipe.yaml", &format!("  - {stage}"));
+    let out = dir.path().join("out").display().to_string();
+    let result = json(&["run", &recipe, "--out", &out]);
+    let evaluation = &result["report"]["evaluation"];
+    let nll = |side: &str| evaluation[side]["overall"]["nll"].as_f64().unwrap();
+    let wanted = wanted.as_f64().unwrap() - reference()["baseline"]["nll"].as_f64().unwrap();
+    let found = nll("compact") - nll("original");
+    println!("{name}: +{found:.5}, reference +{wanted:.5}");
+    assert!(
+        (found - wanted).abs() <= (0.1 * wanted.abs()).max(0.002),
+        "{name}: +{found} instead of +{wanted}"
+    );
+}
+
+fn atoms(score: &str, key: &str, ratio: &str) {
+    let stage = format!("prune_atoms: {{method: heapr, score: {score}, ratio: {ratio}}}");
+    check(&format!("{key}@{ratio}"), &stage, &reference()["atoms"][format!("{key}@{ratio}")]);
+}
+
+fn experts(method: &str, ratio: &str) {
+    let stage = format!("prune_experts: {{method: {method}, ratio: {ratio}}}");
+    check(&format!("{method}@{ratio}"), &stage, &reference()["experts"][format!("{method}@{ratio}")]);
+}
+
+#[test]
+fn heapr_decoupled_25() {
+    atoms("decoupled", "heapr_decoupled", "0.25");
+}
+
+#[test]
+fn heapr_decoupled_50() {
+    atoms("decoupled", "heapr_decoupled", "0.5");
+}
+
+#[test]
+fn heapr_decoupled_75() {
+    atoms("decoupled", "heapr_decoupled", "0.75");
+}
+
+#[test]
+fn heapr_coupled_25() {
+    atoms("coupled", "heapr_coupled_sum", "0.25");
+}
+
+#[test]
+fn heapr_coupled_50() {
+    atoms("coupled", "heapr_coupled_sum", "0.5");
+}
+
+#[test]
+fn heapr_coupled_75() {
+    atoms("coupled", "heapr_coupled_sum", "0.75");
+}
+
+#[test]
+fn reap_25() {
+    experts("reap", "0.25");
+}
+
+#[test]
+fn reap_50() {
+    experts("reap", "0.5");
+}
+
+#[test]
+fn frequency_25() {
+    experts("frequency", "0.25");
+}
+
+#[test]
+fn frequency_50() {
+    experts("frequency", "0.5");
+}
+
+#[test]
+fn nearest_int4_and_ternary() {
+    for (format, key) in [("int4", "int4_g32"), ("ternary", "ternary_g32")] {
+        let stage = format!("quantize: {{format: {format}, group: 32}}");
+        check(key, &stage, &reference()["nearest"][key]);
+    }
+}
