@@ -29,22 +29,3 @@ pub fn json(args: &[&str]) -> Value {
     assert!(output.status.success(), "moepress {args:?}: {error}");
     serde_json::from_slice(&output.stdout).unwrap()
 }
-
-/// A recipe with these stages in the protocol of the reference file: 16 windows of 256 tokens of each
-/// calibration text, 24 of each evaluation text.
-pub fn recipe(dir: &Path, name: &str, stages: &str) -> String {
-    let list = |folder: &str| {
-        let file = |domain| format!("\"{}\"", root().join(folder).join(format!("{domain}.txt")).display());
-        DOMAINS.map(file).join(", ")
-    };
-    let text = format!(
-        "version: 1\nmodel: \"{}\"\ncalibration: {{files: [{}], window: 256, windows: 16}}\nstages:\n{stages}\n\
-         evaluate: {{files: [{}], window: 256, windows: 24}}\n",
-        demo().display(),
-        list("calibration"),
-        list("tests/fixtures/eval-text"),
-    );
-    let path = dir.join(name);
-    std::fs::write(&path, text).unwrap();
-    path.display().to_string()
-}
