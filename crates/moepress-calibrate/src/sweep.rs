@@ -63,7 +63,8 @@ pub(crate) struct Sweep<'a> {
     pub(crate) rotary: Rotary,
 }
 
-/// Measures `needs` on windows of token ids of one length, on the model as `source` has it.
+/// Measures `needs` on windows of token ids of one length, on the model as `source` has it. Tensors live on
+/// `device`; only on the CPU is the result the same bit for bit wherever it runs.
 ///
 /// # Errors
 /// The weights cannot be read or do not fit, a statistic is not finite, or the caller cancelled.
@@ -71,10 +72,11 @@ pub fn sweep(
     source: &dyn Source,
     windows: &[Vec<u32>],
     needs: &Needs,
+    device: &Device,
     progress: &dyn Progress,
 ) -> Result<Statistics, CalibrateError> {
     let spec = source.spec();
-    let device = Device::flex();
+    let device = device.clone();
     let window = windows.first().map_or(0, Vec::len);
     let chunks: Vec<Chunk> = windows
         .chunks((CHUNK_TOKENS / window.max(1)).max(1))

@@ -4,6 +4,7 @@ use crate::commands::{eval, generate, inspect, logits, plan, run};
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use moepress_nn::Backend;
 use std::ffi::OsString;
 
 const AFTER_HELP: &str = "\
@@ -42,6 +43,13 @@ pub enum Command {
     Eval(eval::Args),
     Generate(generate::Args),
     Logits(logits::Args),
+}
+
+/// The backend of that name.
+pub fn backend(word: &str) -> Result<Backend, String> {
+    let all = [Backend::Cpu, Backend::Cuda, Backend::Wgpu];
+    let found = all.into_iter().find(|backend| backend.to_string() == word);
+    found.ok_or_else(|| "must be cpu, cuda or wgpu".to_owned())
 }
 
 /// Threads of the whole process.

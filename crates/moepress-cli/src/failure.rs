@@ -2,6 +2,7 @@
 
 use moepress_checkpoint::{CheckpointError, ErrorKind};
 use moepress_eval::EvalError;
+use moepress_nn::DeviceError;
 use moepress_pipeline::PipelineError;
 use moepress_recipe::RecipeError;
 use moepress_runtime::RuntimeError;
@@ -84,6 +85,16 @@ impl Failure {
             Some(ErrorKind::NoSpace) => Reason::NoSpace,
             Some(ErrorKind::Owned) => Reason::Owned,
             Some(ErrorKind::Io) => Reason::Fault,
+        };
+        Self::new(reason, error)
+    }
+}
+
+impl From<DeviceError> for Failure {
+    fn from(error: DeviceError) -> Self {
+        let reason = match error {
+            DeviceError::NotBuilt(_) => Reason::Usage,
+            DeviceError::NotFound(_) => Reason::NoSpace,
         };
         Self::new(reason, error)
     }

@@ -50,6 +50,7 @@ fn results_do_not_depend_on_threads_and_the_original_has_no_distance() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut evaluation = pool.install(|| evaluate(&model, Some(&model), &texts, &Silent)).unwrap();
         evaluation.tokens_per_second = 0.0;
+        evaluation.original.as_mut().unwrap().tokens_per_second = 0.0;
         evaluation
     };
     let one = run(1);
@@ -57,6 +58,7 @@ fn results_do_not_depend_on_threads_and_the_original_has_no_distance() {
     let distance = one.overall.divergence.unwrap();
     assert_eq!((distance.max, distance.top1_agreement), (0.0, 1.0));
     assert_eq!(one.overall.by_token.predictions, 7 * 255);
+    assert_eq!(one.original.unwrap().overall.likelihood, one.overall.likelihood);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 mod attention;
 mod block;
+mod device;
 mod ends;
 mod linear;
 mod moe;
@@ -17,6 +18,7 @@ mod watch;
 pub use attention::{Attend, KeyValues, Rotary};
 pub use block::{Block, BlockError, Mlp};
 pub use burn::tensor::{Device, Int, Tensor, TensorData};
+pub use device::{Backend, DeviceError};
 pub use ends::{Ends, token_losses};
 pub use linear::{Dense, Linear, MakeLinear, dense};
 pub use moe::{Experts, Gated, Routed};

@@ -12,6 +12,7 @@ use moepress_checkpoint::{
 };
 use moepress_eval::{decode_speed, evaluate};
 use moepress_model::{Edit, Tensor};
+use moepress_nn::Device;
 use moepress_recipe::Recipe;
 use moepress_runtime::Model;
 use moepress_stages::{Evidence, Stage};
@@ -36,6 +37,8 @@ pub struct Run<'a> {
     pub model_name: &'a str,
     /// The output directory, which must not exist.
     pub out: &'a Path,
+    /// Where calibration computes; everything else runs on the CPU.
+    pub device: Device,
     /// Turns the report into files beside it: name and contents.
     pub render: Render<'a>,
 }
@@ -73,7 +76,7 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     for note in texts.notes() {
         progress.note(note);
     }
-    let measured = decide(&mut edited, &plan, &stages, &texts, progress, &mut seconds)?;
+    let measured = decide(job, &mut edited, &plan, &stages, &texts, progress, &mut seconds)?;
     for note in measured.stages.iter().flat_map(|stage| &stage.notes) {
         progress.note(note);
     }
@@ -171,6 +174,7 @@ struct Measured {
 
 /// Runs every stage: sweeps where the plan says so, then decides and adds the edits.
 fn decide(
+    job: &Run<'_>,
     edited: &mut Edited<'_>,
     plan: &Plan,
     stages: &[Box<dyn Stage>],
@@ -184,7 +188,7 @@ fn decide(
         let at = Instant::now();
         if let (Some(needs), Some(set)) = (needs, &texts.calibration) {
             let windows: Vec<Vec<u32>> = set.texts.iter().flat_map(|text| text.windows.clone()).collect();
-            stats = sweep(edited, &windows, needs, progress)?;
+            stats = sweep(edited, &windows, needs, &job.device, progress)?;
             if measured.calibration.is_none() {
                 measured.calibration = Some(calibration(set, texts.window, &stats));
                 measured.routed =

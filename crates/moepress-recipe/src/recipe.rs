@@ -16,7 +16,7 @@ use crate::tree;
 pub(crate) const KEYS: [&str; 6] = ["version", "model", "calibration", "stages", "evaluate", "output"];
 
 /// What a user wants done to which model; everything is checked but the parameters of the stages.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Recipe {
     /// The model's directory; the recipe names it relative to its own folder.
     pub model: PathBuf,
@@ -30,6 +30,13 @@ pub struct Recipe {
     pub output: Option<PathBuf>,
     resolved: String,
     top: Params,
+}
+
+/// Recipes are equal when they mean the same, however they are written.
+impl PartialEq for Recipe {
+    fn eq(&self, other: &Self) -> bool {
+        self.resolved == other.resolved && self.output == other.output && self.model == other.model
+    }
 }
 
 /// Calibration text.

@@ -7,8 +7,9 @@ use crate::failure::Failure;
 use crate::gate::{self, Gate, Measured, Verdict};
 use crate::new_file::NewFile;
 use crate::progress::Shown;
-use crate::{output, place};
+use crate::{args, output, place};
 use moepress_checkpoint::Progress;
+use moepress_nn::Backend;
 use moepress_pipeline::{Report, Run};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -37,6 +38,9 @@ pub struct Args {
     out: Option<PathBuf>,
     #[command(flatten)]
     threads: Threads,
+    /// Where calibration computes: cpu, or cuda or wgpu in a build with that feature
+    #[arg(long, value_name = "BACKEND", default_value = "cpu", value_parser = args::backend)]
+    device: Backend,
     /// Also write the statistics of the last measurement, as safetensors
     #[arg(long, value_name = "FILE")]
     statistics: Option<PathBuf>,
@@ -69,6 +73,7 @@ impl Args {
             place::apart(file, "model", &recipe.model)?;
             place::apart(file, "output", &out)?;
         }
+        let device = self.device.device()?;
         self.threads.start()?;
         let statistics = self.statistics.map(|file| NewFile::claim(&context.files, &file)).transpose()?;
 
@@ -78,6 +83,7 @@ impl Args {
             recipe: &recipe,
             model_name: &recipe.model.to_string_lossy(),
             out: &out,
+            device,
             render: &|report| {
                 vec![
                     ("report.md".to_owned(), moepress_report::markdown(report).into_bytes()),
