@@ -47,6 +47,11 @@ pub enum StageError {
     Statistics(#[from] StatisticsError),
 }
 
+/// A share as a percentage, at most four decimals.
+pub(crate) fn percent(share: f64) -> String {
+    format!("{}%", (share * 1e6).round() / 1e4)
+}
+
 type Build = fn(&StageSpec) -> Result<Box<dyn Stage>, RecipeError>;
 
 /// Every stage by the name recipes use.

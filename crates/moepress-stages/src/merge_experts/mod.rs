@@ -6,7 +6,7 @@
 mod m_smoe;
 
 use crate::evidence::Evidence;
-use crate::stage::{Decision, Stage, StageError};
+use crate::stage::{Decision, Stage, StageError, percent};
 use crate::targets::any_grouped;
 use moepress_model::{Edit, Group, ModelSpec};
 use moepress_recipe::{RecipeError, StageSpec};
@@ -47,7 +47,8 @@ impl Stage for MergeExperts {
     fn describe(&self) -> String {
         let scope = if self.global { "globally" } else { "per layer" };
         let align = if self.align { "" } else { ", not aligned" };
-        format!("merge_experts {}: {}% fewer experts, dominant {scope}{align}", self.name, self.ratio * 100.0)
+        let fewer = percent(self.ratio);
+        format!("merge_experts {}: {fewer} fewer experts, dominant {scope}{align}", self.name)
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {

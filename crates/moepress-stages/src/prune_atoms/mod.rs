@@ -6,7 +6,7 @@
 mod heapr;
 
 use crate::evidence::Evidence;
-use crate::stage::{Decision, Stage, StageError};
+use crate::stage::{Decision, Stage, StageError, percent};
 use crate::targets::any_grouped;
 use moepress_model::{Edit, ModelSpec};
 use moepress_recipe::{Params, RecipeError, StageSpec};
@@ -81,12 +81,7 @@ impl Stage for PruneAtoms {
             Ranking::PerExpert => "per expert",
         };
         let align = if self.align > 1 { format!(", in runs of {}", self.align) } else { String::new() };
-        format!(
-            "prune_atoms {}: {:.4}% ranked {ranking}{align}",
-            self.saliency.describe(),
-            self.ratio * 100.0
-        )
-        .replace(".0000%", "%")
+        format!("prune_atoms {}: {} ranked {ranking}{align}", self.saliency.describe(), percent(self.ratio))
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {

@@ -6,7 +6,7 @@ mod frequency;
 mod reap;
 
 use crate::evidence::Evidence;
-use crate::stage::{Decision, Stage, StageError};
+use crate::stage::{Decision, Stage, StageError, percent};
 use crate::targets::any_grouped;
 use moepress_model::{Edit, ModelSpec};
 use moepress_recipe::{RecipeError, StageSpec};
@@ -41,7 +41,7 @@ impl PruneExperts {
 
 impl Stage for PruneExperts {
     fn describe(&self) -> String {
-        format!("prune_experts {}: {}% of each layer", self.method, self.ratio * 100.0)
+        format!("prune_experts {}: {} of each layer", self.method, percent(self.ratio))
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
