@@ -164,6 +164,10 @@ fn damaged_models_are_refused() {
     fs::write(&config, whole.0.replace("\"qwen3_moe\"", "\"qwen9_moe\"")).unwrap();
     let line = place.refuses(3, &recipe, "out");
     assert!(line.contains("config.json: field `model_type`: `qwen9_moe` is not supported"), "{line}");
+    let many = whole.0.replace("\"num_hidden_layers\": 6", "\"num_hidden_layers\": 4096");
+    fs::write(&config, many.replace("\"num_local_experts\": 16", "\"num_local_experts\": 16384")).unwrap();
+    let line = place.refuses(3, &recipe, "out");
+    assert!(line.contains("field `num_hidden_layers`: 4096 layers of 16384 experts"), "{line}");
     fs::write(&config, &whole.0).unwrap();
 
     fs::write(&weights, &whole.1[..whole.1.len() - 1000]).unwrap();
@@ -245,6 +249,13 @@ fn a_recipe_is_planned_run_and_judged() {
     assert_eq!(eval["evaluation"]["overall"]["predictions"], 63);
     assert!(eval["evaluation"]["overall"]["divergence"]["mean"].as_f64().unwrap() > 0.0);
     assert_eq!(eval["gates"][0]["failed"], false);
+
+    // Nothing is loaded that the manifest does not vouch for.
+    let stray = Path::new(&out).join("merges.txt");
+    fs::write(&stray, "a b").unwrap();
+    let line = fails(3, &["generate", &out, "--prompt", "a"]);
+    assert!(line.contains("merges.txt: file: is not listed in moepress.json"), "{line}");
+    fs::remove_file(&stray).unwrap();
 
     // One bit of a weight file: nothing runs on it.
     let shard = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path());

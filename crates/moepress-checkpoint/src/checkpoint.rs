@@ -88,10 +88,20 @@ impl Checkpoint {
         let manifest = Manifest::read(files.as_ref(), dir)?;
         let spec = manifest.model.clone();
         let shards = Shards::open(files, dir)?;
-        for path in shards.paths() {
+        let mut used = shards.paths().to_vec();
+        for path in TOKENIZER_FILES.map(|name| dir.join(name)) {
+            if files.kind(&path).map_err(|e| CheckpointError::reading(&path, e))?.is_some() {
+                used.push(path);
+            }
+        }
+        for path in used {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if !manifest.files.contains_key(name.as_ref()) {
-                return Err(CheckpointError::bad_input(path, "file", format!("is not listed in {MANIFEST}")));
+                return Err(CheckpointError::bad_input(
+                    &path,
+                    "file",
+                    format!("is not listed in {MANIFEST}"),
+                ));
             }
         }
         if let Some(name) = manifest.unknown_format() {

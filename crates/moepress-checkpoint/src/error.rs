@@ -82,7 +82,13 @@ impl CheckpointError {
             Self::Owned { .. } => ErrorKind::Owned,
             Self::Usage { .. } => ErrorKind::Usage,
             Self::Io { source, .. } if is_full(source) => ErrorKind::NoSpace,
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::OutOfMemory => ErrorKind::NoSpace,
+            Self::Io { source, .. }
+                if matches!(source.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::FileTooLarge) =>
+            {
+                ErrorKind::NoSpace
+            }
+            // A path too long for the file system.
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidFilename => ErrorKind::Usage,
             Self::Io { .. } | Self::Encode { .. } => ErrorKind::Io,
         }
     }
@@ -104,7 +110,12 @@ impl CheckpointError {
             io::ErrorKind::UnexpectedEof => {
                 Self::bad_input(file, "file", "ended early: it was truncated while being read")
             }
-            io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory => {
+            io::ErrorKind::InvalidInput
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::InvalidFilename
+            | io::ErrorKind::PermissionDenied => Self::bad_input(file, "file", source),
+            // The standard library has no stable kind for a loop of links.
+            _ if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
                 Self::bad_input(file, "file", source)
             }
             _ => Self::io(file, "cannot read", source),
@@ -152,9 +163,19 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_no_space() {
-        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::OutOfMemory] {
+        use io::ErrorKind::{FileTooLarge, OutOfMemory, QuotaExceeded, StorageFull};
+        for kind in [StorageFull, QuotaExceeded, FileTooLarge, OutOfMemory] {
             let error = CheckpointError::io(Path::new("a"), "cannot write", kind.into());
             assert_eq!(error.kind(), ErrorKind::NoSpace);
+        }
+    }
+
+    #[test]
+    fn an_input_that_cannot_be_opened_is_bad_input() {
+        let looped = io::Error::from_raw_os_error(rustix::io::Errno::LOOP.raw_os_error());
+        let denied = io::ErrorKind::PermissionDenied.into();
+        for source in [looped, denied, io::ErrorKind::InvalidFilename.into()] {
+            assert_eq!(CheckpointError::reading(Path::new("a"), source).kind(), ErrorKind::BadInput);
         }
     }
 }

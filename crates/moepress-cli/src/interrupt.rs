@@ -1,7 +1,7 @@
 //! SIGINT and SIGTERM: the first asks for an end that leaves nothing behind, the second ends at once.
 
 use crate::failure::{Failure, Reason};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,12 +18,15 @@ impl Interrupt {
     pub fn install() -> Result<Self, Failure> {
         let interrupt = Self::default();
         let came = Arc::new(AtomicBool::new(false));
+        let listening = |e| Failure::new(Reason::Fault, format!("cannot listen for signals: {e}"));
+        // Unheeded, so that a write beyond the limit of file sizes fails like one to a full disk.
+        flag::register(SIGXFSZ, Arc::default()).map_err(listening)?;
         for signal in [SIGINT, SIGTERM] {
             // In this order: the first signal finds `came` unset and sets it, the second finds it set.
             flag::register_conditional_shutdown(signal, 128 + signal, came.clone())
                 .and_then(|_| flag::register(signal, came.clone()))
                 .and_then(|_| flag::register_usize(signal, interrupt.signal.clone(), signal as usize))
-                .map_err(|e| Failure::new(Reason::Fault, format!("cannot listen for signals: {e}")))?;
+                .map_err(listening)?;
         }
         Ok(interrupt)
     }

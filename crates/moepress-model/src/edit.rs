@@ -305,6 +305,26 @@ mod tests {
     }
 
     #[test]
+    fn sizes_beyond_any_model_are_refused() {
+        let wrong: [fn(&mut ModelSpec); 8] = [
+            |spec| spec.attention.head_dim = 1 << 63,
+            |spec| spec.attention.heads = 1 << 40,
+            |spec| spec.vocab = 0,
+            |spec| spec.context = 1 << 62,
+            |spec| spec.end_tokens = vec![u32::MAX],
+            |spec| spec.norm_eps = 1e300,
+            |spec| spec.layers[0].mlp = Mlp::Dense { width: 1 << 63 },
+            |spec| spec.layers[0].mlp = Mlp::Dense { width: 0 },
+        ];
+        assert_eq!(toy().validate(), Ok(()));
+        for change in wrong {
+            let mut spec = toy();
+            change(&mut spec);
+            assert!(spec.validate().is_err());
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused() {
         let spec = toy();
         let wrong = [

@@ -5,6 +5,10 @@ use moepress_quant::Format;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Channels of an MLP or atoms of a segment, far beyond any model of today: sizes within these limits can be
+/// multiplied without overflow.
+const MAX_WIDTH: usize = 1 << 20;
+
 /// A decoder-only Mixture-of-Experts model, before or after edits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -298,17 +302,35 @@ impl ModelSpec {
     pub fn validate(&self) -> Result<(), SpecError> {
         let fail = |message: String| Err(SpecError(message));
         let Attention { heads, kv_heads, head_dim, rope_theta } = self.attention;
-        if self.layers.is_empty() || self.vocab == 0 || self.hidden == 0 || self.context == 0 {
-            return fail("layers, vocabulary, hidden size and context must all be at least 1".into());
+        let sizes = [
+            ("layers", self.layers.len(), 1 << 12),
+            ("vocabulary", self.vocab, 1 << 24),
+            ("hidden size", self.hidden, 1 << 20),
+            ("context", self.context, 1 << 30),
+            ("query heads", heads, 1 << 12),
+            ("head size", head_dim, 1 << 14),
+        ];
+        if let Some((name, size, most)) =
+            sizes.into_iter().find(|(_, size, most)| !(1..=*most).contains(size))
+        {
+            return fail(format!("{name} is {size} but must be from 1 to {most}"));
         }
-        if heads == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+        if let Some(id) = self.end_tokens.iter().find(|&&id| id as usize >= self.vocab) {
+            return fail(format!("end token {id} is not below the vocabulary, {}", self.vocab));
+        }
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return fail(format!("{heads} query heads are not a multiple of {kv_heads} key/value heads"));
         }
-        if head_dim == 0 || !head_dim.is_multiple_of(2) {
+        if !head_dim.is_multiple_of(2) {
             return fail(format!("head size {head_dim} must be even and at least 2 for rotary positions"));
         }
-        if !(rope_theta.is_finite() && rope_theta > 0.0 && self.norm_eps.is_finite() && self.norm_eps > 0.0) {
-            return fail("rope_theta and norm_eps must be numbers above 0".into());
+        // Computed with in f32.
+        if [rope_theta, self.norm_eps].iter().any(|&x| !(x > 0.0 && (x as f32).is_finite())) {
+            return fail("rope_theta and norm_eps must be numbers above 0 that f32 can hold".into());
+        }
+        let dense = |layer: &LayerSpec| matches!(layer.mlp, Mlp::Dense { width } if !(1..=MAX_WIDTH).contains(&width));
+        if let Some(layer) = self.layers.iter().position(dense) {
+            return fail(format!("layer {layer}: the MLP must be from 1 to {MAX_WIDTH} channels wide"));
         }
         for (layer, moe) in self.moe_layers() {
             let reached: BTreeSet<usize> = moe.router.iter().copied().collect();
@@ -324,9 +346,13 @@ impl ModelSpec {
                 ));
             }
             for (expert, e) in moe.experts.iter().enumerate() {
-                if e.sources.is_empty() || e.segments.iter().any(|segment| segment.width == 0) {
+                if e.sources.is_empty() {
+                    return fail(format!("layer {layer}, expert {expert}: no source expert"));
+                }
+                if let Some(s) = e.segments.iter().find(|s| !(1..=MAX_WIDTH).contains(&s.width)) {
+                    let width = s.width;
                     return fail(format!(
-                        "layer {layer}, expert {expert}: no source expert or an empty segment"
+                        "layer {layer}, expert {expert}: a segment of {width} atoms, must be 1 to {MAX_WIDTH}"
                     ));
                 }
             }

@@ -42,7 +42,7 @@ pub enum PipelineError {
     Eval(#[from] EvalError),
     /// More memory is needed than there is.
     #[error(
-        "not enough memory: about {needed} bytes are needed, {available} are available (shorter or fewer windows need less)"
+        "not enough memory: about {needed} bytes are needed, {available} are available (shorter or fewer windows, or fewer threads, need less)"
     )]
     Memory {
         /// Predicted peak.

@@ -8,6 +8,9 @@ use serde_json::Value;
 
 pub const FAMILY: Family = Family { model_type: "qwen3_moe", spec, source_name };
 
+/// Ten times the largest models of today; each is described before any tensor is looked for.
+const MAX_EXPERTS: usize = 1 << 18;
+
 fn spec(config: Config<'_>) -> Result<ModelSpec, ConfigError> {
     config.only("hidden_act", &Value::from("silu"))?;
     config.only("attention_bias", &Value::from(false))?;
@@ -19,6 +22,10 @@ fn spec(config: Config<'_>) -> Result<ModelSpec, ConfigError> {
     let vocab = config.size("vocab_size", 1 << 24)?;
     let layers = config.size("num_hidden_layers", 1 << 12)?;
     let experts = config.size_of_any(&["num_local_experts", "num_experts"], 1 << 14)?;
+    if layers * experts > MAX_EXPERTS {
+        let reason = format!("{layers} layers of {experts} experts are more than {MAX_EXPERTS} in all");
+        return Err(ConfigError::new("num_hidden_layers", reason));
+    }
     let top_k = config.size("num_experts_per_tok", experts)?;
     let width = config.size("moe_intermediate_size", 1 << 20)?;
     let step = match config.get("decoder_sparse_step") {
@@ -34,7 +41,7 @@ fn spec(config: Config<'_>) -> Result<ModelSpec, ConfigError> {
     let segment = Segment::uniform(width, Format::Plain(Dtype::Bf16));
     let mlp = |layer: usize| {
         if dense_layers.contains(&layer) || !(layer + 1).is_multiple_of(step) {
-            return config.size("intermediate_size", 1 << 24).map(|width| Mlp::Dense { width });
+            return config.size("intermediate_size", 1 << 20).map(|width| Mlp::Dense { width });
         }
         let expert = |source| Expert { sources: vec![source], segments: vec![segment] };
         Ok(Mlp::Moe(Moe {
