@@ -2,6 +2,7 @@
 
 use crate::manifest::{MANIFEST, Manifest};
 use crate::{CheckpointError, Files, RawDtype, Shards, Source, digest, read_json, read_packed};
+use moepress_model::families::FAMILIES;
 use moepress_model::{Config, Family, LayerWeights, ModelSpec, Tensor, family};
 use moepress_quant::{Dtype, Format, Stored};
 use serde_json::{Map, Value};
@@ -87,6 +88,10 @@ impl Checkpoint {
     fn open_compact(files: &Arc<dyn Files>, dir: &Path) -> Result<Self, CheckpointError> {
         let manifest = Manifest::read(files.as_ref(), dir)?;
         let spec = manifest.model.clone();
+        if !FAMILIES.iter().any(|family| family.model_type == spec.family) {
+            let reason = format!("{:?} is not supported by this build", spec.family);
+            return Err(CheckpointError::bad_input(&dir.join(MANIFEST), "model.family", reason));
+        }
         let shards = Shards::open(files, dir)?;
         let mut used = shards.paths().to_vec();
         for path in TOKENIZER_FILES.map(|name| dir.join(name)) {

@@ -59,7 +59,7 @@ impl Stage for Quantize {
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
         let message = match &self.uniform {
             None if !any_grouped(spec) => {
-                "no formats are assigned; give `format`, or put an assign_bits stage before"
+                "no matrix has a format assigned; give `format`, or put an assign_bits stage with a smaller budget before"
             }
             Some((_, classes)) if matrices(spec, classes).is_empty() => {
                 "the model has no matrices of these classes"

@@ -97,7 +97,9 @@ impl Stage for MergeExperts {
             let groups = groups.into_iter().map(|(_, group)| group).collect();
             decision.edits.push(Edit::MergeExperts { layer, groups, align: self.align });
         }
-        decision.notes.extend(evidence.unreached("weigh nothing in the means they join")?);
+        if !decision.edits.is_empty() {
+            decision.notes.extend(evidence.unreached("weigh nothing in the means they join")?);
+        }
         if plain > 0 {
             decision.notes.push(format!("{plain} groups of only unreached experts became plain means"));
         }

@@ -130,7 +130,9 @@ impl Stage for PruneAtoms {
                 }
             }
         }
-        decision.notes.extend(evidence.unreached("lost their atoms first")?);
+        if !decision.edits.is_empty() {
+            decision.notes.extend(evidence.unreached("lost their atoms first")?);
+        }
         let empty = |edit: &&Edit| matches!(edit, Edit::KeepAtoms { atoms, .. } if atoms.is_empty());
         let emptied = decision.edits.iter().filter(empty).count();
         if emptied > 0 {

@@ -81,7 +81,9 @@ impl Stage for PruneExperts {
                 decision.edits.push(Edit::KeepExperts { layer, experts });
             }
         }
-        decision.notes.extend(evidence.unreached("score 0, so they go first")?);
+        if !decision.edits.is_empty() {
+            decision.notes.extend(evidence.unreached("score 0, so they go first")?);
+        }
         Ok(decision)
     }
 }
