@@ -14,6 +14,7 @@
 //! processors with different vector units, and between a row computed alone and in a larger batch, the order
 //! of summation may differ within the bound.
 
+mod dot;
 mod product;
 mod reference;
 mod tile;

@@ -1,14 +1,16 @@
-//! The product for every format: unpack a few rows, multiply, forget them.
+//! The product for every format: unpack a few rows, multiply, forget them; one input meets bf16 rows directly.
 
+use crate::dot::dots_bf16;
 use crate::product::product;
 use crate::{MatmulError, shape};
-use moepress_quant::Stored;
+use moepress_quant::{Dtype, Plain, Stored};
 
 /// Rows unpacked at once: with 4096 columns 1 MiB, which the second-level cache holds.
 const TILE_ROWS: usize = 64;
 
 /// y = x · Wᵀ, `[n, rows]`, with x `[n, cols]` and W in any format, within the error bound of the crate's
-/// documentation. Memory beyond the result: 64 rows of W as f32.
+/// documentation. Memory beyond the result: 64 rows of W as f32, or none for
+/// a single input and bf16.
 ///
 /// Runs on the calling thread. `w` must have passed [`Stored::validate`].
 ///
@@ -18,6 +20,10 @@ pub fn matmul(x: &[f32], n: usize, w: &Stored) -> Result<Vec<f32>, MatmulError> 
     let (rows, cols) = shape(x, n, w)?;
     let mut y = vec![0.0; n * rows];
     if y.is_empty() || cols == 0 {
+        return Ok(y);
+    }
+    if let (1, Stored::Plain(Plain { dtype: Dtype::Bf16, bytes, .. })) = (n, w) {
+        dots_bf16(x, bytes, &mut y);
         return Ok(y);
     }
     let mut tile = vec![0.0; TILE_ROWS.min(rows) * cols];
@@ -33,8 +39,8 @@ pub fn matmul(x: &[f32], n: usize, w: &Stored) -> Result<Vec<f32>, MatmulError> 
 mod tests {
     use super::*;
     use crate::matmul_reference;
+    use moepress_quant::Format;
     use moepress_quant::formats::encode_nearest;
-    use moepress_quant::{Dtype, Format, Plain};
     use proptest::prelude::*;
 
     const FORMATS: [&str; 13] = [
@@ -107,7 +113,7 @@ mod tests {
     fn edge_and_large_shapes() {
         for format in FORMATS {
             for n in [0, 1, 4, 5] {
-                for (rows, cols) in [(0, 0), (0, 7), (7, 0), (1, 1), (1, 129), (64, 32), (65, 33)] {
+                for (rows, cols) in [(0, 0), (0, 7), (7, 0), (1, 1), (2, 13), (1, 129), (64, 32), (65, 33)] {
                     check(format, n, rows, cols, 1, 1.0);
                 }
             }

@@ -4,6 +4,7 @@
 //! weights between columns (GPTQ) uses the same formats as plain rounding ([`encode_nearest`]).
 
 mod cost;
+mod decode;
 mod encode;
 mod grid;
 mod int;
@@ -11,6 +12,7 @@ mod pack;
 mod ternary;
 
 pub use cost::rounding_cost;
+pub use decode::decode_row;
 pub use encode::{EncodeError, encode_nearest, pack_codes};
 pub use grid::{Grid, GridError};
 
@@ -67,23 +69,4 @@ pub fn implementation(format: Grouped) -> Option<&'static dyn GroupFormat> {
         (Code::Int(8), true) => &int::Symmetric { bits: 8 },
         _ => return None,
     })
-}
-
-/// Reads one packed row into `out`, whose length is the number of columns.
-///
-/// `codes`, `scales` and `offsets` are the row's parts as in [`Packed`](crate::Packed). A format that does
-/// not exist, which [`Stored::validate`](crate::Stored::validate) refuses, reads as NaN.
-pub fn decode_row(format: Grouped, codes: &[u8], scales: &[u16], offsets: &[u16], out: &mut [f32]) {
-    let Some(implementation) = implementation(format) else {
-        return out.fill(f32::NAN);
-    };
-    let mut buffer = [0; MAX_GROUP];
-    // A full group of any width ends on a byte, since groups are multiples of eight.
-    let groups = out.chunks_mut(format.group).zip(codes.chunks(format.row_bytes(format.group)));
-    for (group, ((out, bytes), &scale)) in groups.zip(scales).enumerate() {
-        let grid = Grid::from_bits(scale, offsets.get(group).copied().unwrap_or(0));
-        let codes = &mut buffer[..out.len()];
-        pack::unpack(format.bits(), bytes, codes);
-        implementation.group_values(codes, grid, out);
-    }
 }

@@ -1,7 +1,7 @@
 //! Codes of 1 to 8 bits as a stream of bytes, lowest bits first.
 //!
 //! Eight codes of b bits are b bytes. They are moved eight at a time inside a u64: bytes to fields of b bits
-//! in three doublings (and back), the same for every width.
+//! in three doublings, the same for every width.
 
 const BYTES: u64 = 0x00ff_00ff_00ff_00ff;
 const PAIRS: u64 = 0x0000_ffff_0000_ffff;
@@ -18,17 +18,6 @@ pub(super) fn pack(bits: usize, codes: &[u8], out: &mut [u8]) {
     }
 }
 
-/// The inverse of [`pack`]: reads `out.len()` codes.
-pub(super) fn unpack(bits: usize, bytes: &[u8], out: &mut [u8]) {
-    match bits {
-        2 => unpack_words(2, bytes, out),
-        3 => unpack_words(3, bytes, out),
-        4 => unpack_words(4, bytes, out),
-        8 => out.copy_from_slice(bytes),
-        _ => unpack_words(bits, bytes, out),
-    }
-}
-
 #[inline(always)]
 fn pack_words(bits: usize, codes: &[u8], out: &mut [u8]) {
     let (octets, rest) = codes.as_chunks::<8>();
@@ -41,39 +30,12 @@ fn pack_words(bits: usize, codes: &[u8], out: &mut [u8]) {
     tail.copy_from_slice(&gather(bits, u64::from_le_bytes(octet)).to_le_bytes()[..tail.len()]);
 }
 
-#[inline(always)]
-fn unpack_words(bits: usize, bytes: &[u8], out: &mut [u8]) {
-    let (octets, rest) = out.as_chunks_mut::<8>();
-    let (words, tail) = bytes.split_at(octets.len() * bits);
-    let read = |bytes: &[u8]| {
-        let mut word = [0; 8];
-        word[..bytes.len()].copy_from_slice(bytes);
-        spread(bits, u64::from_le_bytes(word)).to_le_bytes()
-    };
-    for (octet, word) in octets.iter_mut().zip(words.chunks_exact(bits)) {
-        *octet = read(word);
-    }
-    rest.copy_from_slice(&read(tail)[..rest.len()]);
-}
-
 /// Eight bytes to eight fields of `bits` bits.
 #[inline(always)]
 fn gather(bits: usize, x: u64) -> u64 {
     let x = (x & BYTES) | ((x >> 8 & BYTES) << bits);
     let x = (x & PAIRS) | ((x >> 16 & PAIRS) << (2 * bits));
     (x & QUADS) | ((x >> 32) << (4 * bits))
-}
-
-/// Eight fields of `bits` bits to eight bytes.
-#[inline(always)]
-fn spread(bits: usize, x: u64) -> u64 {
-    let low = |bits: usize| (1u64 << bits) - 1;
-    let quad = low(4 * bits);
-    let x = (x & quad) | ((x >> (4 * bits) & quad) << 32);
-    let pair = low(2 * bits) * (1 + (1 << 32));
-    let x = (x & pair) | ((x >> (2 * bits) & pair) << 16);
-    let byte = low(bits) * (1 + (1 << 16)) * (1 + (1 << 32));
-    (x & byte) | ((x >> bits & byte) << 8)
 }
 
 #[cfg(test)]
@@ -107,9 +69,6 @@ mod tests {
             }
             let unused = bytes.len() * 8 - codes.len() * bits;
             prop_assert!(bytes.last().is_none_or(|last| last.leading_zeros() as usize >= unused));
-            let mut back = vec![0xaa; codes.len()];
-            unpack(bits, &bytes, &mut back);
-            prop_assert_eq!(back, codes);
         }
     }
 }
