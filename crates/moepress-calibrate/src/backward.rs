@@ -32,15 +32,16 @@ impl Sweep<'_> {
         stats.add(Of::Model, Quantity::Loss, vec![f64::from(value)])?;
         stats.add(Of::Model, Quantity::Predictions, vec![predicting.rows.len() as f64])?;
         let mut gradients = loss.backward();
-        if self.needs.has(Need::Fisher)
-            && let Some(gradient) = zeros.grad_remove(&mut gradients)
-        {
+        let missing = || CalibrateError::NoGradient(Name::Head.to_string());
+        if self.needs.has(Need::Fisher) {
+            let gradient = zeros.grad_remove(&mut gradients).ok_or_else(missing)?;
             let [_, vocab] = gradient.dims();
             let of = Of::Tensor(Name::Head);
             stats.add(of, Quantity::RowWeight, crate::sums::squares(&to_rows(gradient), vocab))?;
             stats.add(of, Quantity::ColumnWeight, energy)?;
         }
-        Ok((leaf.grad_remove(&mut gradients).map(to_rows).unwrap_or_default(), stats))
+        let input_gradient = leaf.grad_remove(&mut gradients).ok_or_else(missing)?;
+        Ok((to_rows(input_gradient), stats))
     }
 
     /// From the input of a layer and the gradient of its output: the gradient of its input, and what the
@@ -74,7 +75,8 @@ impl Sweep<'_> {
             }
         };
         let mut gradients = (through + (attended * out).sum()).backward();
-        let input_gradient = leaf.grad_remove(&mut gradients).map(to_rows).unwrap_or_default();
+        let missing = || CalibrateError::NoGradient(format!("the input of layer {layer}"));
+        let input_gradient = to_rows(leaf.grad_remove(&mut gradients).ok_or_else(missing)?);
         probe.finish(&mut stats, |leaf| leaf.grad_remove(&mut gradients))?;
         Ok((input_gradient, stats))
     }
@@ -101,6 +103,7 @@ impl Sweep<'_> {
             let mut probe = GradientProbe::new(layer, self.needs);
             let y = experts.expert(expert, x.clone(), &mut probe);
             let mut gradients = (y * gate.clone() * select_rows(out, chosen)).sum().backward();
+            // None for an expert without atoms, whose output does not depend on its input.
             if let Some(gradient) = x.grad_remove(&mut gradients) {
                 d_input = add_rows(d_input, chosen, gradient);
             }

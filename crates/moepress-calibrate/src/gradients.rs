@@ -1,9 +1,10 @@
 //! Second-order statistics, seen in a recomputed layer and its gradient.
 
+use crate::CalibrateError;
 use crate::sums::{squared_products, squares};
 use moepress_model::{Part, Projection, Tensor as Name};
 use moepress_nn::{Side, Site, Tensor, Watch, to_rows};
-use moepress_stats::{Need, Needs, Of, Quantity, Statistics, StatisticsError};
+use moepress_stats::{Need, Needs, Of, Quantity, Statistics};
 
 /// Keeps what flowed past and attaches a leaf of zeros wherever the gradient is wanted: z + 0 has the
 /// gradient of z, and no weight has to be a leaf.
@@ -24,13 +25,11 @@ impl<'a> GradientProbe<'a> {
         self,
         stats: &mut Statistics,
         mut gradient: impl FnMut(&Tensor<2>) -> Option<Tensor<2>>,
-    ) -> Result<(), StatisticsError> {
+    ) -> Result<(), CalibrateError> {
         for (site, leaf) in &self.leaves {
             let [_, cols] = leaf.dims();
-            let gradient = match gradient(leaf) {
-                Some(gradient) => to_rows(gradient),
-                None => continue,
-            };
+            let missing = || CalibrateError::NoGradient(Name::Layer(self.layer, site.part).to_string());
+            let gradient = to_rows(gradient(leaf).ok_or_else(missing)?);
             match (site.side, site.part) {
                 (Side::Output, part) => {
                     let of = Of::Tensor(Name::Layer(self.layer, part));
@@ -40,7 +39,7 @@ impl<'a> GradientProbe<'a> {
                     }
                 }
                 (Side::Input, Part::Expert { expert, .. }) => {
-                    let Some((h, _)) = self.input(site.part) else { continue };
+                    let (h, _) = self.input(site.part).ok_or_else(missing)?;
                     let of = Of::Expert(self.layer, expert);
                     stats.add(of, Quantity::AtomEnergy, squares(h, cols))?;
                     stats.add(of, Quantity::AtomGradient, squares(&gradient, cols))?;
@@ -70,8 +69,11 @@ impl Watch for GradientProbe<'_> {
         let atoms = matches!(site.part, Part::Expert { projection: Projection::Down, segment: 0, .. });
         if site.side == Side::Input {
             let [_, cols] = x.dims();
-            self.inputs.push((site.part, to_rows(x.clone().inner()), cols));
-            if atoms && self.needs.has(Need::Atoms) {
+            let leaf = atoms && self.needs.has(Need::Atoms);
+            if leaf || self.needs.has(Need::Fisher) {
+                self.inputs.push((site.part, to_rows(x.clone().inner()), cols));
+            }
+            if leaf {
                 return self.with_leaf(site, x);
             }
         } else if self.needs.has(Need::Fisher) {

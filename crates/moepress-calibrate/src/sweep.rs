@@ -23,6 +23,9 @@ pub enum CalibrateError {
     /// A sum is not finite.
     #[error(transparent)]
     Statistics(#[from] StatisticsError),
+    /// A gradient that every token has was not formed.
+    #[error("no gradient reached {0}: this is a fault of moepress, please report it")]
+    NoGradient(String),
     /// The caller asked for an end.
     #[error("interrupted")]
     Cancelled,

@@ -70,7 +70,7 @@ impl PipelineError {
             Self::Eval(e) => return e.kind(),
             Self::Calibrate(CalibrateError::Cancelled) | Self::Cancelled => return None,
             Self::Calibrate(CalibrateError::Checkpoint(e)) => e.kind(),
-            Self::Calibrate(CalibrateError::Block(_)) => ErrorKind::Io,
+            Self::Calibrate(CalibrateError::Block(_) | CalibrateError::NoGradient(_)) => ErrorKind::Io,
             Self::Calibrate(CalibrateError::Statistics(_)) | Self::Statistics(_) => ErrorKind::BadInput,
             Self::Memory { .. } => ErrorKind::NoSpace,
         })
