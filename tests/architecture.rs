@@ -146,5 +146,16 @@ fn what_must_be_absent_is_absent() {
     assert_eq!(uses("std::io::stdout", &["moepress-cli/"]), none, "prints outside the command line");
     assert_eq!(uses(".family ==", &["families/"]), none, "asks for the family outside families/");
     assert_eq!(uses("unsafe {", &["moepress-kernels/src/product.rs"]), none, "unsafe code");
-    assert_eq!(uses("#[ignore", &[]), none, "a test that does not run");
+}
+
+#[test]
+fn every_test_runs() {
+    let mut files = Vec::new();
+    sources(&root().join("crates"), &mut files);
+    sources(&root().join("tests"), &mut files);
+    // Put together here, so that this file is not found itself.
+    let word = ["#[", "ignore"].concat();
+    let found: Vec<_> =
+        files.iter().filter(|path| fs::read_to_string(path).unwrap().contains(&word)).collect();
+    assert!(files.len() > 100 && found.is_empty(), "tests that do not run in {found:?}");
 }
