@@ -125,24 +125,51 @@ impl<'a> Config<'a> {
         ids.ok_or_else(|| ConfigError::new(key, format!("must be token ids below {vocab}")))
     }
 
-    /// The rotary base, from `rope_parameters` or from `rope_theta` and `rope_scaling`; only plain rotary
-    /// embeddings.
+    /// A finite number of at least zero, `default` when absent.
     ///
     /// # Errors
-    /// Missing, not above zero, or with a scaling rule.
-    pub fn plain_rope_theta(&self) -> Result<f64, ConfigError> {
-        if let Some(value) = self.get("rope_parameters") {
-            let map =
-                value.as_object().ok_or_else(|| ConfigError::new("rope_parameters", "must be an object"))?;
-            let rope = Config(map);
-            let inside = |e: ConfigError| ConfigError::new(format!("rope_parameters.{}", e.field), e.reason);
-            rope.only("rope_type", &Value::from("default")).map_err(inside)?;
-            rope.only("partial_rotary_factor", &Value::from(1.0)).map_err(inside)?;
-            return rope.positive("rope_theta").map_err(inside);
+    /// Of another type, or below zero.
+    pub fn number(&self, key: &str, default: f64) -> Result<f64, ConfigError> {
+        match self.get(key).map(|value| (value, value.as_f64())) {
+            None => Ok(default),
+            Some((_, Some(x))) if x.is_finite() && x >= 0.0 => Ok(x),
+            Some((value, _)) => {
+                Err(ConfigError::new(key, format!("is {value} but must be a number of at least 0")))
+            }
         }
-        if let Some(value) = self.get("rope_scaling") {
-            return Err(ConfigError::new("rope_scaling", format!("is {value}; only null is supported")));
-        }
-        self.positive("rope_theta")
+    }
+
+    /// A size, `None` when absent.
+    ///
+    /// # Errors
+    /// As [`Self::size`].
+    pub fn optional_size(&self, key: &str, most: usize) -> Result<Option<usize>, ConfigError> {
+        self.get(key).map(|_| self.size(key, most)).transpose()
+    }
+
+    /// A list of `count` numbers above zero.
+    ///
+    /// # Errors
+    /// Missing, of another length, or not such numbers.
+    pub fn positives(&self, key: &str, count: usize) -> Result<Vec<f64>, ConfigError> {
+        let number = |v: &Value| v.as_f64().filter(|x| x.is_finite() && *x > 0.0);
+        let list = self.require(key)?.as_array().filter(|list| list.len() == count);
+        list.and_then(|list| list.iter().map(number).collect())
+            .ok_or_else(|| ConfigError::new(key, format!("must list {count} numbers above 0")))
+    }
+
+    /// One of the words given, the first when absent.
+    ///
+    /// # Errors
+    /// Another word, or no word.
+    pub fn word<'w>(&self, key: &str, words: &[&'w str]) -> Result<&'w str, ConfigError> {
+        let first = words.first().copied().unwrap_or_default();
+        let Some(value) = self.get(key) else { return Ok(first) };
+        words.iter().copied().find(|word| value.as_str() == Some(word)).ok_or_else(|| {
+            ConfigError::new(
+                key,
+                format!("is {value}; only {} is supported for this family", words.join(", ")),
+            )
+        })
     }
 }

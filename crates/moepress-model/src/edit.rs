@@ -1,6 +1,7 @@
 //! The closed vocabulary of edits, and what each makes of a description.
 
-use crate::spec::{Expert, Mlp, ModelSpec, Moe, Segment};
+use crate::moe::{Expert, Moe, Segment};
+use crate::spec::{Mlp, ModelSpec};
 use crate::tensor::Tensor;
 use moepress_quant::Format;
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,8 @@ use std::collections::BTreeSet;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "edit", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Edit {
+    /// Leaves out the tensors that are carried along and never run.
+    DropCarried,
     /// Replaces the experts of a layer by weighted means of groups; router rows stay and lead to the group.
     MergeExperts {
         /// Layer index.
@@ -100,6 +103,7 @@ impl Edit {
             | Self::KeepAtoms { layer, .. }
             | Self::CutSegments { layer, .. } => Some(*layer),
             Self::Assign { tensor, .. } | Self::Encode { tensor, .. } => tensor.layer(),
+            Self::DropCarried => None,
         }
     }
 
@@ -129,6 +133,10 @@ impl ModelSpec {
     /// It names something the model does not have.
     pub fn edit(&mut self, edit: &Edit) -> Result<(), EditError> {
         match edit {
+            Edit::DropCarried => {
+                self.carried.clear();
+                Ok(())
+            }
             Edit::MergeExperts { layer, groups, .. } => merge(self.moe_mut(*layer)?, groups)
                 .or_else(|reason| err(format!("layer {layer}: cannot merge experts: {reason}"))),
             Edit::KeepExperts { layer, experts } => keep_experts(self.moe_mut(*layer)?, experts)
@@ -203,6 +211,15 @@ fn merge(moe: &mut Moe, groups: &[Group]) -> Result<(), String> {
 fn keep_experts(moe: &mut Moe, experts: &[usize]) -> Result<(), String> {
     if !experts.is_sorted_by(|a, b| a < b) || experts.last().is_none_or(|&last| last >= moe.experts.len()) {
         return Err(format!("{experts:?} is no ascending list of experts below {}", moe.experts.len()));
+    }
+    if let Some(groups) = moe.routing.groups {
+        let mut left = vec![0; groups.count];
+        for (row, expert) in moe.router.iter().enumerate() {
+            left[moe.group_of(row)] += usize::from(experts.binary_search(expert).is_ok());
+        }
+        if left.iter().any(|&rows| rows != left[0]) {
+            return Err(format!("the groups of the router must keep equally many rows, not {left:?}"));
+        }
     }
     moe.router = moe.router.iter().filter_map(|expert| experts.binary_search(expert).ok()).collect();
     moe.experts = experts.iter().map(|&expert| moe.experts[expert].clone()).collect();
@@ -312,7 +329,7 @@ mod tests {
             |spec| spec.vocab = 0,
             |spec| spec.context = 1 << 62,
             |spec| spec.end_tokens = vec![u32::MAX],
-            |spec| spec.norm_eps = 1e300,
+            |spec| spec.norm.eps = 1e300,
             |spec| spec.layers[0].mlp = Mlp::Dense { width: 1 << 63 },
             |spec| spec.layers[0].mlp = Mlp::Dense { width: 0 },
         ];

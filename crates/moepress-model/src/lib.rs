@@ -5,14 +5,24 @@
 
 #![warn(missing_docs)]
 
+mod attention;
 mod config;
 mod edit;
 pub mod families;
+mod moe;
+mod part;
+mod place;
 mod spec;
 mod tensor;
+mod validate;
 
+pub use attention::{Attention, Latent, Pairs, QueryKeyNorm, Rope, RopeScaling};
 pub use config::{Config, ConfigError};
 pub use edit::{Edit, EditError, Group, Solver};
 pub use families::{Family, family};
-pub use spec::{Attention, Expert, LayerSpec, Mlp, ModelSpec, Moe, Routing, Segment, SpecError};
-pub use tensor::{Class, LayerWeights, NameError, Part, Projection, Tensor};
+pub use moe::{Activation, Expert, GroupRank, Moe, Routing, RowGroups, Scores, Segment, Shared};
+pub use part::{Map, Normed, Part, Projection};
+pub use place::{Half, Place, Slice};
+pub use spec::{Carried, LayerSpec, Mlp, ModelSpec, Norm, NormKind, Scales};
+pub use tensor::{Class, LayerWeights, NameError, Tensor};
+pub use validate::SpecError;

@@ -1,13 +1,12 @@
 //! The description of a model that everything else is driven by.
 
-use crate::tensor::{Class, Part, Projection, Tensor};
+use crate::attention::Attention;
+use crate::moe::Moe;
+use crate::part::{Map, Normed, Part, Projection};
+use crate::tensor::{Class, Tensor};
 use moepress_quant::Format;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
-
-/// Channels of an MLP or atoms of a segment, far beyond any model of today: sizes within these limits can be
-/// multiplied without overflow.
-const MAX_WIDTH: usize = 1 << 20;
+use std::collections::BTreeMap;
 
 /// A decoder-only Mixture-of-Experts model, before or after edits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,38 +20,71 @@ pub struct ModelSpec {
     pub hidden: usize,
     /// Longest sequence the model was made for, in tokens.
     pub context: usize,
-    /// Epsilon of the RMS norms.
-    pub norm_eps: f64,
+    /// Norms of the hidden states.
+    pub norm: Norm,
+    /// Constant factors on the way through the model.
+    pub scales: Scales,
     /// Whether the head is the embedding matrix.
     pub tied_embeddings: bool,
+    /// Whether the head has a bias.
+    pub head_bias: bool,
     /// Tokens that end a generated text.
     pub end_tokens: Vec<u32>,
-    /// Attention, the same in every layer.
+    /// Attention.
     pub attention: Attention,
     /// Layers from the input to the output.
     pub layers: Vec<LayerSpec>,
     /// Formats of everything outside the routed experts, by tensor name.
     pub formats: BTreeMap<String, Format>,
+    /// Tensors that belong to the checkpoint and are never run (layers that predict several tokens), by their
+    /// names in the source.
+    pub carried: BTreeMap<String, Carried>,
 }
 
-/// Grouped-query attention with rotary positions and a norm on every query and key head.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// How hidden states are normed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Attention {
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads; divides `heads`.
-    pub kv_heads: usize,
-    /// Channels of a head; even.
-    pub head_dim: usize,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
+pub struct Norm {
+    /// The rule.
+    pub kind: NormKind,
+    /// Added to the mean square or the variance.
+    pub eps: f64,
+}
+
+/// A rule of norming.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    /// x / √(mean x² + ε) · weight.
+    Rms,
+    /// (x − mean) / √(variance + ε) · weight + bias.
+    Layer,
+}
+
+/// Constant factors; 1 in most families.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scales {
+    /// Of the embedded tokens.
+    pub embedding: f64,
+    /// Of what attention and MLP add to the residual stream.
+    pub residual: f64,
+    /// Of the logits.
+    pub logits: f64,
+}
+
+impl Default for Scales {
+    fn default() -> Self {
+        Self { embedding: 1.0, residual: 1.0, logits: 1.0 }
+    }
 }
 
 /// One decoder layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerSpec {
+    /// The last tokens that a token attends to, itself included; none when all.
+    pub window: Option<usize>,
     /// The part after attention.
     pub mlp: Mlp,
 }
@@ -70,87 +102,16 @@ pub enum Mlp {
     Moe(Moe),
 }
 
-/// A router and its experts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A tensor that is carried along.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Moe {
-    /// How rows are chosen and weighted.
-    pub routing: Routing,
-    /// For every router row the expert it leads to. Rows that lead to the same expert (after merging)
-    /// add their gates.
-    pub router: Vec<usize>,
-    /// The experts.
-    pub experts: Vec<Expert>,
-}
-
-/// Softmax over all rows, the `top_k` largest chosen.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Routing {
-    /// Rows chosen per token.
-    pub top_k: usize,
-    /// Whether the chosen weights are divided by their sum.
-    pub renormalise: bool,
-}
-
-/// An expert: the sum of its segments.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Expert {
-    /// Indices of the experts of the original model it was made from, ascending.
-    pub sources: Vec<usize>,
-    /// Runs of atoms that share formats; an expert without atoms has none and contributes zero.
-    pub segments: Vec<Segment>,
-}
-
-/// A run of atoms: a small gated expert of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Segment {
-    /// Atoms.
-    pub width: usize,
-    /// Format of the rows of `gate_proj`.
-    pub gate_proj: Format,
-    /// Format of the rows of `up_proj`.
-    pub up_proj: Format,
-    /// Format of the columns of `down_proj`.
-    pub down_proj: Format,
-}
-
-/// A description that contradicts itself.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct SpecError(pub String);
-
-impl Segment {
-    /// A run of `width` atoms with one format throughout.
-    pub const fn uniform(width: usize, format: Format) -> Self {
-        Self { width, gate_proj: format, up_proj: format, down_proj: format }
-    }
-
-    /// Format of one projection.
-    pub const fn format(&self, projection: Projection) -> Format {
-        match projection {
-            Projection::Gate => self.gate_proj,
-            Projection::Up => self.up_proj,
-            Projection::Down => self.down_proj,
-        }
-    }
-
-    pub(crate) fn format_mut(&mut self, projection: Projection) -> &mut Format {
-        match projection {
-            Projection::Gate => &mut self.gate_proj,
-            Projection::Up => &mut self.up_proj,
-            Projection::Down => &mut self.down_proj,
-        }
-    }
-}
-
-impl Expert {
-    /// Atoms of all segments.
-    pub fn width(&self) -> usize {
-        self.segments.iter().map(|segment| segment.width).sum()
-    }
+pub struct Carried {
+    /// Element type, as in safetensors.
+    pub dtype: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Size.
+    pub bytes: u64,
 }
 
 impl ModelSpec {
@@ -167,33 +128,42 @@ impl ModelSpec {
         (0..self.layers.len()).filter_map(|layer| self.moe(layer).map(|moe| (layer, moe)))
     }
 
-    /// The parts of a layer, in the order of computation.
+    /// The parts of a layer, in the order of computation; none when there is no such layer.
     pub fn parts(&self, layer: usize) -> Vec<Part> {
-        let mut parts = vec![
-            Part::InputNorm,
-            Part::Query,
-            Part::Key,
-            Part::Value,
-            Part::QueryNorm,
-            Part::KeyNorm,
-            Part::Output,
-            Part::MlpNorm,
-        ];
-        match self.layers.get(layer).map(|layer| &layer.mlp) {
-            Some(Mlp::Dense { .. }) => parts.extend(Projection::ALL.map(Part::Dense)),
-            Some(Mlp::Moe(moe)) => {
-                parts.push(Part::Router);
-                for (expert, e) in moe.experts.iter().enumerate() {
-                    for segment in 0..e.segments.len() {
-                        parts.extend(Projection::ALL.map(|projection| Part::Expert {
-                            expert,
-                            segment,
-                            projection,
-                        }));
+        let Some(LayerSpec { mlp, .. }) = self.layers.get(layer) else { return vec![] };
+        let outside = |part: &Part| self.shape(Tensor::Layer(layer, *part)).is_some();
+        let norm = |norm| [Part::Norm(norm), Part::NormBias(norm)];
+        let map = |map| [Part::Attention(map), Part::AttentionBias(map)];
+        let mut parts: Vec<Part> = norm(Normed::Input).to_vec();
+        parts.extend([Map::QueryDown].into_iter().flat_map(map));
+        parts.push(Part::Norm(Normed::QueryLatent));
+        parts.extend(
+            [Map::Query, Map::QueryUp, Map::Key, Map::Value, Map::LatentDown].into_iter().flat_map(map),
+        );
+        parts.push(Part::Norm(Normed::Latent));
+        parts.extend(map(Map::LatentUp));
+        parts.extend([Part::Norm(Normed::Query), Part::Norm(Normed::Key), Part::Sinks]);
+        parts.extend(map(Map::Output));
+        parts.extend(norm(Normed::Mlp));
+        parts.extend(Projection::ALL.map(Part::Dense));
+        parts.extend([Part::Router, Part::RouterBias, Part::Correction]);
+        parts.retain(outside);
+        if let Mlp::Moe(moe) = mlp {
+            for (expert, e) in moe.experts.iter().enumerate() {
+                for segment in 0..e.segments.len() {
+                    for projection in Projection::ALL {
+                        parts.push(Part::Expert { expert, segment, projection });
+                        if moe.biases && projection != Projection::Down {
+                            parts.push(Part::ExpertBias { expert, segment, projection });
+                        }
                     }
                 }
+                if moe.biases {
+                    parts.push(Part::ExpertOutputBias { expert });
+                }
             }
-            None => parts.clear(),
+            let shared = Projection::ALL.map(Part::Shared).into_iter().chain([Part::SharedGate]);
+            parts.extend(shared.filter(outside));
         }
         parts
     }
@@ -202,39 +172,67 @@ impl ModelSpec {
     pub fn tensors(&self) -> Vec<Tensor> {
         let layers = (0..self.layers.len())
             .flat_map(|layer| self.parts(layer).into_iter().map(move |part| Tensor::Layer(layer, part)));
-        let head = (!self.tied_embeddings).then_some(Tensor::Head);
-        [Tensor::Embedding].into_iter().chain(layers).chain([Tensor::FinalNorm]).chain(head).collect()
+        let last = [Tensor::FinalNorm, Tensor::FinalNormBias, Tensor::Head, Tensor::HeadBias];
+        let last = last.into_iter().filter(|&tensor| self.shape(tensor).is_some());
+        [Tensor::Embedding].into_iter().chain(layers).chain(last).collect()
     }
 
     /// Dimensions of a tensor, outermost first; `None` when the model does not have it.
     pub fn shape(&self, tensor: Tensor) -> Option<Vec<usize>> {
-        let Attention { heads, kv_heads, head_dim, .. } = self.attention;
         let hidden = self.hidden;
-        Some(match tensor {
-            Tensor::Embedding => vec![self.vocab, hidden],
-            Tensor::Head if self.tied_embeddings => return None,
-            Tensor::Head => vec![self.vocab, hidden],
-            Tensor::FinalNorm => vec![hidden],
-            Tensor::Layer(layer, part) => {
-                let mlp = &self.layers.get(layer)?.mlp;
-                match (part, mlp) {
-                    (Part::InputNorm | Part::MlpNorm, _) => vec![hidden],
-                    (Part::Query, _) => vec![heads * head_dim, hidden],
-                    (Part::Key | Part::Value, _) => vec![kv_heads * head_dim, hidden],
-                    (Part::Output, _) => vec![hidden, heads * head_dim],
-                    (Part::QueryNorm | Part::KeyNorm, _) => vec![head_dim],
-                    (Part::Dense(projection), Mlp::Dense { width }) => {
-                        projection.shape(hidden, *width).to_vec()
-                    }
-                    (Part::Router, Mlp::Moe(moe)) => vec![moe.router.len(), hidden],
-                    (Part::Expert { expert, segment, projection }, Mlp::Moe(moe)) => {
-                        let width = moe.experts.get(expert)?.segments.get(segment)?.width;
-                        projection.shape(hidden, width).to_vec()
-                    }
-                    _ => return None,
-                }
+        match tensor {
+            Tensor::Embedding => Some(vec![self.vocab, hidden]),
+            Tensor::Head => (!self.tied_embeddings).then(|| vec![self.vocab, hidden]),
+            Tensor::HeadBias => self.head_bias.then(|| vec![self.vocab]),
+            Tensor::FinalNorm => Some(vec![hidden]),
+            Tensor::FinalNormBias => (self.norm.kind == NormKind::Layer).then(|| vec![hidden]),
+            Tensor::Layer(layer, part) => self.part_shape(&self.layers.get(layer)?.mlp, part),
+        }
+    }
+
+    fn part_shape(&self, mlp: &Mlp, part: Part) -> Option<Vec<usize>> {
+        let (hidden, attention) = (self.hidden, &self.attention);
+        match (part, mlp) {
+            (Part::Norm(norm) | Part::NormBias(norm), _) => {
+                let biased = self.norm.kind == NormKind::Layer && matches!(norm, Normed::Input | Normed::Mlp);
+                let dims = match norm {
+                    Normed::Input | Normed::Mlp => Some(hidden),
+                    Normed::Query => attention.norm_dims(attention.heads),
+                    Normed::Key => attention.norm_dims(attention.kv_heads),
+                    Normed::QueryLatent => attention.latent.as_ref().and_then(|latent| latent.query_rank),
+                    Normed::Latent => attention.latent.as_ref().map(|latent| latent.rank),
+                };
+                dims.filter(|_| biased || matches!(part, Part::Norm(_))).map(|dims| vec![dims])
             }
-        })
+            (Part::Attention(map), _) => attention.shape(map, hidden).map(Vec::from),
+            (Part::AttentionBias(map), _) => {
+                let [rows, _] = attention.shape(map, hidden)?;
+                attention.biases.contains(&map).then(|| vec![rows])
+            }
+            (Part::Sinks, _) => attention.sinks.then(|| vec![attention.heads]),
+            (Part::Dense(projection), Mlp::Dense { width }) => {
+                Some(projection.shape(hidden, *width).to_vec())
+            }
+            (Part::Router, Mlp::Moe(moe)) => Some(vec![moe.router.len(), hidden]),
+            (Part::RouterBias, Mlp::Moe(moe)) => moe.routing.bias.then(|| vec![moe.router.len()]),
+            (Part::Correction, Mlp::Moe(moe)) => moe.routing.correction.then(|| vec![moe.router.len()]),
+            (Part::Shared(projection), Mlp::Moe(moe)) => {
+                Some(projection.shape(hidden, moe.shared?.width).to_vec())
+            }
+            (Part::SharedGate, Mlp::Moe(moe)) => moe.shared?.gated.then(|| vec![1, hidden]),
+            (Part::Expert { expert, segment, projection }, Mlp::Moe(moe)) => {
+                let width = moe.experts.get(expert)?.segments.get(segment)?.width;
+                Some(projection.shape(hidden, width).to_vec())
+            }
+            (Part::ExpertBias { expert, segment, projection }, Mlp::Moe(moe)) => {
+                let width = moe.experts.get(expert)?.segments.get(segment)?.width;
+                (moe.biases && projection != Projection::Down).then(|| vec![width])
+            }
+            (Part::ExpertOutputBias { expert }, Mlp::Moe(moe)) => {
+                (moe.biases && expert < moe.experts.len()).then(|| vec![hidden])
+            }
+            _ => None,
+        }
     }
 
     /// The format of a tensor; `None` when it is not known or the model does not have it.
@@ -243,21 +241,34 @@ impl ModelSpec {
             Tensor::Layer(layer, Part::Expert { expert, segment, projection }) => {
                 Some(self.moe(layer)?.experts.get(expert)?.segments.get(segment)?.format(projection))
             }
+            // A format by name would not follow its expert when others are removed.
+            Tensor::Layer(layer, part) if part.expert().is_some() => {
+                let key = Tensor::Layer(layer, Part::ExpertOutputBias { expert: 0 });
+                self.formats.get(&key.to_string()).copied()
+            }
             other => self.formats.get(&other.to_string()).copied(),
         }
     }
 
-    /// Records the format of a tensor the model has; otherwise does nothing and returns false.
+    /// Records the format of a tensor the model has; otherwise does nothing and returns false. The biases of
+    /// the experts of a layer share one format.
     pub fn set_format(&mut self, tensor: Tensor, format: Format) -> bool {
         if self.shape(tensor).is_none() {
             return false;
         }
-        if let Tensor::Layer(layer, Part::Expert { expert, segment, projection }) = tensor {
-            if let Some(Mlp::Moe(moe)) = self.layers.get_mut(layer).map(|layer| &mut layer.mlp) {
-                *moe.experts[expert].segments[segment].format_mut(projection) = format;
+        match tensor {
+            Tensor::Layer(layer, Part::Expert { expert, segment, projection }) => {
+                if let Some(Mlp::Moe(moe)) = self.layers.get_mut(layer).map(|layer| &mut layer.mlp) {
+                    *moe.experts[expert].segments[segment].format_mut(projection) = format;
+                }
             }
-        } else {
-            self.formats.insert(tensor.to_string(), format);
+            Tensor::Layer(layer, part) if part.expert().is_some() => {
+                let key = Tensor::Layer(layer, Part::ExpertOutputBias { expert: 0 });
+                self.formats.insert(key.to_string(), format);
+            }
+            other => {
+                self.formats.insert(other.to_string(), format);
+            }
         }
         true
     }
@@ -276,11 +287,18 @@ impl ModelSpec {
     /// Per class the weights and the bytes.
     pub fn bytes_by_class(&self) -> BTreeMap<Class, (u64, u64)> {
         let mut classes = BTreeMap::new();
-        for tensor in self.tensors() {
+        let tensors = self.tensors().into_iter().map(|tensor| {
             let weights = self.shape(tensor).map_or(0, |shape| shape.iter().product::<usize>() as u64);
-            let entry: &mut (u64, u64) = classes.entry(tensor.class()).or_default();
+            (tensor.class(), weights, self.stored_bytes(tensor))
+        });
+        let carried = self
+            .carried
+            .values()
+            .map(|carried| (Class::Carried, carried.shape.iter().product::<usize>() as u64, carried.bytes));
+        for (class, weights, bytes) in tensors.chain(carried) {
+            let entry: &mut (u64, u64) = classes.entry(class).or_default();
             entry.0 += weights;
-            entry.1 += self.stored_bytes(tensor);
+            entry.1 += bytes;
         }
         classes
     }
@@ -293,70 +311,5 @@ impl ModelSpec {
     /// Number of weights.
     pub fn total_weights(&self) -> u64 {
         self.bytes_by_class().values().map(|&(weights, _)| weights).sum()
-    }
-
-    /// Checks that sizes, router maps and sources agree with each other.
-    ///
-    /// # Errors
-    /// The first contradiction, naming layer and expert.
-    pub fn validate(&self) -> Result<(), SpecError> {
-        let fail = |message: String| Err(SpecError(message));
-        let Attention { heads, kv_heads, head_dim, rope_theta } = self.attention;
-        let sizes = [
-            ("layers", self.layers.len(), 1 << 12),
-            ("vocabulary", self.vocab, 1 << 24),
-            ("hidden size", self.hidden, 1 << 20),
-            ("context", self.context, 1 << 30),
-            ("query heads", heads, 1 << 12),
-            ("head size", head_dim, 1 << 14),
-        ];
-        if let Some((name, size, most)) =
-            sizes.into_iter().find(|(_, size, most)| !(1..=*most).contains(size))
-        {
-            return fail(format!("{name} is {size} but must be from 1 to {most}"));
-        }
-        if let Some(id) = self.end_tokens.iter().find(|&&id| id as usize >= self.vocab) {
-            return fail(format!("end token {id} is not below the vocabulary, {}", self.vocab));
-        }
-        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-            return fail(format!("{heads} query heads are not a multiple of {kv_heads} key/value heads"));
-        }
-        if !head_dim.is_multiple_of(2) {
-            return fail(format!("head size {head_dim} must be even and at least 2 for rotary positions"));
-        }
-        // Computed with in f32.
-        if [rope_theta, self.norm_eps].iter().any(|&x| !(x > 0.0 && (x as f32).is_finite())) {
-            return fail("rope_theta and norm_eps must be numbers above 0 that f32 can hold".into());
-        }
-        let dense = |layer: &LayerSpec| matches!(layer.mlp, Mlp::Dense { width } if !(1..=MAX_WIDTH).contains(&width));
-        if let Some(layer) = self.layers.iter().position(dense) {
-            return fail(format!("layer {layer}: the MLP must be from 1 to {MAX_WIDTH} channels wide"));
-        }
-        for (layer, moe) in self.moe_layers() {
-            let reached: BTreeSet<usize> = moe.router.iter().copied().collect();
-            if reached.len() != moe.experts.len()
-                || reached.last().is_some_and(|&last| last >= moe.experts.len())
-            {
-                return fail(format!("layer {layer}: the router map does not reach each expert exactly"));
-            }
-            if moe.routing.top_k == 0 || moe.routing.top_k > moe.router.len() {
-                let (k, rows) = (moe.routing.top_k, moe.router.len());
-                return fail(format!(
-                    "layer {layer}: top-{k} routing needs at least {k} router rows, there are {rows}"
-                ));
-            }
-            for (expert, e) in moe.experts.iter().enumerate() {
-                if e.sources.is_empty() {
-                    return fail(format!("layer {layer}, expert {expert}: no source expert"));
-                }
-                if let Some(s) = e.segments.iter().find(|s| !(1..=MAX_WIDTH).contains(&s.width)) {
-                    let width = s.width;
-                    return fail(format!(
-                        "layer {layer}, expert {expert}: a segment of {width} atoms, must be 1 to {MAX_WIDTH}"
-                    ));
-                }
-            }
-        }
-        Ok(())
     }
 }

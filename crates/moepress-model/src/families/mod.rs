@@ -1,42 +1,94 @@
 //! One file per family: configuration → [`ModelSpec`], and what its tensors are called on disk.
 
+mod common;
+mod deepseek;
+mod names;
+mod rope;
+
+mod deepseek_v2;
+mod deepseek_v3;
+mod ernie4_5_moe;
+mod glm4_moe;
+mod gpt_oss;
+mod granitemoe;
+mod minimax_m2;
+mod mixtral;
+mod olmoe;
+mod phimoe;
+mod qwen2_moe;
 mod qwen3_moe;
 
-use crate::{Config, ConfigError, ModelSpec, Tensor};
+use crate::{Config, ConfigError, ModelSpec, Place, Tensor};
 
 /// A family of models, recognised by `model_type`.
 pub struct Family {
     /// The word in `config.json`.
     pub model_type: &'static str,
+    /// Keys of its configurations that tell it from others.
+    pub keys: &'static [&'static str],
     /// The description that a configuration stands for, in plain bf16.
     pub spec: fn(Config<'_>) -> Result<ModelSpec, ConfigError>,
-    /// The name of a tensor in a source checkpoint (experts have one segment there).
-    pub source_name: fn(Tensor) -> String,
+    /// Every spelling of a tensor in a source checkpoint (where experts have one segment), the family's own first.
+    pub places: fn(Tensor) -> Vec<Place>,
 }
 
 /// Every supported family.
-pub const FAMILIES: &[Family] = &[qwen3_moe::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    deepseek_v2::FAMILY,
+    deepseek_v3::FAMILY,
+    ernie4_5_moe::FAMILY,
+    glm4_moe::FAMILY,
+    gpt_oss::FAMILY,
+    granitemoe::FAMILY,
+    minimax_m2::FAMILY,
+    mixtral::FAMILY,
+    olmoe::FAMILY,
+    phimoe::FAMILY,
+    qwen2_moe::FAMILY,
+    qwen3_moe::FAMILY,
+];
 
 /// The family that a configuration belongs to.
 ///
 /// # Errors
-/// `model_type` is missing or unknown; says which are known and which is nearest.
+/// `model_type` is missing or unknown; says which are known, which is nearest by its keys, and what of it is
+/// missing.
 pub fn family(config: Config<'_>) -> Result<&'static Family, ConfigError> {
     let word = config.get("model_type").and_then(|value| value.as_str());
-    let Some(word) = word else {
-        return Err(ConfigError::new("model_type", "is missing, so the family of the model is not known"));
-    };
-    if let Some(family) = FAMILIES.iter().find(|family| family.model_type == word) {
+    if let Some(family) = FAMILIES.iter().find(|family| word == Some(family.model_type)) {
         return Ok(family);
     }
     let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
-    let near = known.iter().max_by(|a, b| strsim::jaro(word, a).total_cmp(&strsim::jaro(word, b)));
-    let hint = match near.filter(|near| strsim::jaro(word, near) > 0.8) {
-        Some(near) => format!("; the nearest is `{near}`"),
-        None => String::new(),
+    let known = known.join(", ");
+    let found = match word {
+        Some(word) => format!("`{}` is not supported (known: {known})", word.escape_debug()),
+        None => format!("is missing, so the family of the model is not known (known: {known})"),
     };
-    Err(ConfigError::new(
-        "model_type",
-        format!("`{}` is not supported (known: {}){hint}", word.escape_debug(), known.join(", ")),
-    ))
+    Err(ConfigError::new("model_type", format!("{found}{}", nearest(config, word.unwrap_or_default()))))
+}
+
+/// What the configuration is most like: by its keys, then by the spelling of its name.
+fn nearest(config: Config<'_>, word: &str) -> String {
+    let present = |family: &Family| family.keys.iter().filter(|key| config.get(key).is_some()).count();
+    let likeness = |family: &Family| {
+        let share = present(family) as f64 / family.keys.len() as f64;
+        share + strsim::jaro(word, family.model_type)
+    };
+    let best = FAMILIES.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let Some(family) =
+        best.filter(|family| present(family) > 0 || strsim::jaro(word, family.model_type) > 0.8)
+    else {
+        return "; it has none of the keys of a Mixture-of-Experts model".into();
+    };
+    let missing: Vec<&str> = family.keys.iter().copied().filter(|key| config.get(key).is_none()).collect();
+    let missing = match missing.as_slice() {
+        [] => "none of its keys are missing".to_owned(),
+        keys => format!("missing of its keys: {}", keys.join(", ")),
+    };
+    let recognised: Vec<&str> = family.keys.iter().copied().filter(|key| config.get(key).is_some()).collect();
+    let recognised = match recognised.as_slice() {
+        [] => "no key was recognised".to_owned(),
+        keys => format!("recognised: {}", keys.join(", ")),
+    };
+    format!("; the nearest is `{}` ({recognised}; {missing})", family.model_type)
 }
