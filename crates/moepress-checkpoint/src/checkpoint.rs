@@ -1,11 +1,16 @@
 //! A model directory, plain or compact, as weights by their place in the model.
 
+mod carried;
+mod compact;
+mod plain;
+#[cfg(test)]
+mod tests;
+
+use crate::location::Location;
 use crate::manifest::{MANIFEST, Manifest};
-use crate::{CheckpointError, Files, RawDtype, Shards, Source, digest, read_json, read_packed};
-use moepress_model::families::FAMILIES;
-use moepress_model::{Config, Family, LayerWeights, ModelSpec, Tensor, family};
-use moepress_quant::{Dtype, Format, Stored};
-use serde_json::{Map, Value};
+use crate::{CheckpointError, Files, RawTensor, Shards, Source, digest, read_packed};
+use moepress_model::{LayerWeights, ModelSpec, Tensor};
+use moepress_quant::{Format, Stored};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,10 +35,16 @@ pub struct Checkpoint {
     dir: PathBuf,
     spec: ModelSpec,
     shards: Shards,
-    /// Plain checkpoints only: what the family calls its tensors.
-    family: Option<&'static Family>,
-    /// Compact checkpoints only.
-    manifest: Option<Manifest>,
+    layout: Layout,
+    notes: Vec<String>,
+}
+
+/// How the tensors lie in the files.
+enum Layout {
+    /// As the family has them.
+    Plain(BTreeMap<Tensor, Location>),
+    /// As the manifest says.
+    Compact(Box<Manifest>),
 }
 
 impl Checkpoint {
@@ -56,96 +67,6 @@ impl Checkpoint {
         }
     }
 
-    fn open_plain(files: &Arc<dyn Files>, dir: &Path) -> Result<Self, CheckpointError> {
-        let path = dir.join(CONFIG);
-        let config: Map<String, Value> = read_json(files.as_ref(), &path, MIB)?;
-        let bad = |e: moepress_model::ConfigError| {
-            CheckpointError::bad_input(&path, &format!("field `{}`", e.field), e.reason)
-        };
-        let family = family(Config(&config)).map_err(bad)?;
-        let mut spec = (family.spec)(Config(&config)).map_err(bad)?;
-        spec.validate().map_err(|e| CheckpointError::bad_input(&path, "sizes", e))?;
-        let shards = Shards::open(files, dir)?;
-        let mut unused: BTreeSet<&str> = shards.tensors().map(|(name, _)| name).collect();
-        for tensor in spec.tensors() {
-            let name = (family.source_name)(tensor);
-            let info = shards.info(&name)?;
-            let dtype = plain_dtype(info.dtype).ok_or_else(|| {
-                shards.bad_tensor(&name, format!("dtype {}; only BF16, F16 and F32 can be read", info.dtype))
-            })?;
-            shards.expect(&name, info.dtype, &spec.shape(tensor).unwrap_or_default())?;
-            unused.remove(name.as_str());
-            spec.set_format(tensor, Format::Plain(dtype));
-        }
-        if let Some(name) = unused.first() {
-            let reason = format!("is not a tensor of the {} model that {CONFIG} describes", spec.family);
-            return Err(shards.bad_tensor(name, reason));
-        }
-        let (files, dir) = (files.clone(), dir.to_owned());
-        Ok(Self { files, dir, spec, shards, family: Some(family), manifest: None })
-    }
-
-    fn open_compact(files: &Arc<dyn Files>, dir: &Path) -> Result<Self, CheckpointError> {
-        let manifest = Manifest::read(files.as_ref(), dir)?;
-        let spec = manifest.model.clone();
-        if !FAMILIES.iter().any(|family| family.model_type == spec.family) {
-            let reason = format!("{:?} is not supported by this build", spec.family);
-            return Err(CheckpointError::bad_input(&dir.join(MANIFEST), "model.family", reason));
-        }
-        let shards = Shards::open(files, dir)?;
-        let mut used = shards.paths().to_vec();
-        for path in TOKENIZER_FILES.map(|name| dir.join(name)) {
-            if files.kind(&path).map_err(|e| CheckpointError::reading(&path, e))?.is_some() {
-                used.push(path);
-            }
-        }
-        for path in used {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if !manifest.files.contains_key(name.as_ref()) {
-                return Err(CheckpointError::bad_input(
-                    &path,
-                    "file",
-                    format!("is not listed in {MANIFEST}"),
-                ));
-            }
-        }
-        if let Some(name) = manifest.unknown_format() {
-            let reason = format!("{name:?} is no tensor of this model outside the experts");
-            return Err(CheckpointError::bad_input(&dir.join(MANIFEST), "model.formats", reason));
-        }
-        let mut known = BTreeSet::new();
-        for tensor in spec.tensors() {
-            let name = tensor.to_string();
-            let shape = spec.shape(tensor).unwrap_or_default();
-            let expect = |name: String, dtype, shape: &[usize], known: &mut BTreeSet<String>| {
-                shards.expect(&name, dtype, shape)?;
-                known.insert(name);
-                Ok::<_, CheckpointError>(())
-            };
-            match spec.format(tensor) {
-                None => return Err(CheckpointError::bad_input(&dir.join(MANIFEST), &name, "has no format")),
-                Some(Format::Plain(dtype)) => expect(name, raw_dtype(dtype), &shape, &mut known)?,
-                Some(Format::Grouped(format)) => {
-                    let [rows, cols] = shape[..] else {
-                        return Err(shards.bad_tensor(&name, "only a matrix can be in a grouped format"));
-                    };
-                    let groups = [rows, format.row_groups(cols)];
-                    let codes = [rows, format.row_bytes(cols)];
-                    expect(format!("{name}.codes"), RawDtype::U8, &codes, &mut known)?;
-                    expect(format!("{name}.scales"), RawDtype::F16, &groups, &mut known)?;
-                    if format.has_offsets() {
-                        expect(format!("{name}.offsets"), RawDtype::F16, &groups, &mut known)?;
-                    }
-                }
-            }
-        }
-        if let Some((name, _)) = shards.tensors().find(|(name, _)| !known.contains(*name)) {
-            return Err(shards.bad_tensor(name, format!("is not a tensor of the model in {MANIFEST}")));
-        }
-        let (files, dir) = (files.clone(), dir.to_owned());
-        Ok(Self { files, dir, spec, shards, family: None, manifest: Some(manifest) })
-    }
-
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -153,7 +74,15 @@ impl Checkpoint {
 
     /// The manifest of a compact checkpoint.
     pub fn manifest(&self) -> Option<&Manifest> {
-        self.manifest.as_ref()
+        match &self.layout {
+            Layout::Compact(manifest) => Some(manifest),
+            Layout::Plain(_) => None,
+        }
+    }
+
+    /// What is worth knowing about how the model is read, one line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Compares every file of a compact checkpoint with its digest; a plain one has none to compare with.
@@ -161,7 +90,7 @@ impl Checkpoint {
     /// # Errors
     /// A file is missing or differs.
     pub fn verify(&self) -> Result<(), CheckpointError> {
-        let Some(manifest) = &self.manifest else { return Ok(()) };
+        let Some(manifest) = self.manifest() else { return Ok(()) };
         for (name, record) in &manifest.files {
             let path = self.dir.join(name);
             if digest(self.files.as_ref(), &path)? != record.sha256 {
@@ -208,7 +137,11 @@ impl Checkpoint {
     }
 
     fn read(&self, tensor: Tensor) -> Result<Stored, CheckpointError> {
-        let name = self.family.map_or_else(|| tensor.to_string(), |family| (family.source_name)(tensor));
+        let name = tensor.to_string();
+        if let Layout::Plain(locations) = &self.layout {
+            let missing = || self.shards.bad_tensor(&name, "is not a tensor of the model");
+            return locations.get(&tensor).ok_or_else(missing)?.read(&self.shards);
+        }
         let shape = self.spec.shape(tensor).unwrap_or_default();
         match (self.spec.format(tensor), &shape[..]) {
             (Some(Format::Grouped(format)), &[rows, cols]) => {
@@ -236,21 +169,11 @@ impl Source for Checkpoint {
         let read = |part| Ok((part, self.read(Tensor::Layer(layer, part))?));
         self.spec.parts(layer).into_iter().map(read).collect()
     }
-}
 
-fn plain_dtype(dtype: RawDtype) -> Option<Dtype> {
-    match dtype {
-        RawDtype::BF16 => Some(Dtype::Bf16),
-        RawDtype::F16 => Some(Dtype::F16),
-        RawDtype::F32 => Some(Dtype::F32),
-        _ => None,
-    }
-}
-
-fn raw_dtype(dtype: Dtype) -> RawDtype {
-    match dtype {
-        Dtype::Bf16 => RawDtype::BF16,
-        Dtype::F16 => RawDtype::F16,
-        Dtype::F32 => RawDtype::F32,
+    fn carried(&self, name: &str) -> Result<RawTensor, CheckpointError> {
+        match self.spec.carried.contains_key(name) {
+            true => self.shards.read(name),
+            false => Err(self.shards.bad_tensor(name, "is not carried along")),
+        }
     }
 }

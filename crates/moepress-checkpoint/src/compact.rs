@@ -1,5 +1,7 @@
 //! Writing a compact checkpoint, shard by shard.
 
+mod carried;
+
 use crate::manifest::{FORMAT_VERSION, MANIFEST, Manifest};
 use crate::{CheckpointError, Files, Publisher, RawTensor, encode_shard, raw_parts};
 use moepress_model::{ModelSpec, Tensor};
@@ -9,7 +11,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A compact checkpoint in the making: one shard for what is outside the layers, then one per layer.
+/// A compact checkpoint in the making: one shard for what is outside the layers, then one per layer, and one of
+/// its own for what is carried along.
 pub struct CompactWriter {
     publisher: Publisher,
     shards: usize,

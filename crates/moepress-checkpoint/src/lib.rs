@@ -12,6 +12,7 @@ mod files;
 mod header;
 mod input;
 mod json;
+mod location;
 mod manifest;
 mod memory;
 mod progress;
