@@ -212,7 +212,7 @@ fn mxfp4_blocks_are_codes_times_powers_of_two() {
     let mut weight = |name: &str, expert: usize, row: usize, col: usize, cols: usize| {
         let at = (expert * 64 + row) * cols + col;
         let byte = model.tensors[&format!("model.layers.1.mlp.experts.{name}_blocks")].bytes[at / 2];
-        let code = if at % 2 == 0 { byte & 15 } else { byte >> 4 };
+        let code = if at.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
         seen[usize::from(code)] = true;
         let scale = model.tensors[&format!("model.layers.1.mlp.experts.{name}_scales")].bytes[at / 32];
         E2M1[usize::from(code)] * 2f64.powi(i32::from(scale) - 127)
