@@ -2,7 +2,7 @@
 
 use crate::CalibrateError;
 use crate::sums::{squared_products, squares};
-use moepress_model::{Part, Projection, Tensor as Name};
+use moepress_model::{Map, Part, Projection, Tensor as Name};
 use moepress_nn::{Side, Site, Tensor, Watch, to_rows};
 use moepress_stats::{Need, Needs, Of, Quantity, Statistics};
 
@@ -86,8 +86,11 @@ impl Watch for GradientProbe<'_> {
 /// Where the input of a map was seen: maps that share one see it once.
 fn fed_by(part: Part) -> Part {
     match part {
-        Part::Key | Part::Value => Part::Query,
+        Part::Attention(Map::Key | Map::Value | Map::QueryDown | Map::LatentDown) => {
+            Part::Attention(Map::Query)
+        }
         Part::Dense(Projection::Up) => Part::Dense(Projection::Gate),
+        Part::Shared(Projection::Up) => Part::Shared(Projection::Gate),
         Part::Expert { expert, projection: Projection::Gate | Projection::Up, .. } => {
             Part::Expert { expert, segment: 0, projection: Projection::Gate }
         }

@@ -49,15 +49,13 @@ pub fn rounding_costs(
         for (part, stored) in &source.layer(layer)? {
             let tensor = Tensor::Layer(layer, *part);
             match part {
-                Part::Query | Part::Key | Part::Value | Part::Output | Part::Dense(_) => {
-                    add(tensor, stored, &[tensor], tokens)?;
-                }
                 Part::Expert { expert, .. } => match routed[*expert] {
                     // No token, no error to weigh: the expert costs nothing in any format.
                     0.0 => add(tensor, stored, &[], 1.0)?,
                     seen => add(tensor, stored, &[tensor], seen)?,
                 },
-                Part::InputNorm | Part::QueryNorm | Part::KeyNorm | Part::MlpNorm | Part::Router => {}
+                part if part.is_measured() => add(tensor, stored, &[tensor], tokens)?,
+                _ => {}
             }
         }
         progress.step("rounding costs", layer as u64 + 1, spec.layers.len() as u64);

@@ -1,10 +1,10 @@
 //! What comes before the first and after the last layer: embedding, final norm, head, loss.
 
-use crate::ops::{from_rows, rms_norm, vector};
+use crate::ops::{Norm, from_rows, plus, times, vector};
 use crate::{BlockError, Linear, MakeLinear};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use moepress_model::{ModelSpec, Tensor as Name};
+use moepress_model::{ModelSpec, Scales, Tensor as Name};
 use moepress_quant::Stored;
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use std::sync::Arc;
 pub struct Ends {
     /// Token embeddings `[vocab, hidden]`, in the format they are stored in.
     pub embedding: Arc<Stored>,
-    /// Weight of the final norm.
-    pub final_norm: Tensor<1>,
-    /// hidden → vocab.
+    /// The norm after the last layer.
+    pub final_norm: Norm,
+    /// hidden → vocab, without bias and scale.
     pub head: Box<dyn Linear>,
-    /// Epsilon of the final norm.
-    pub eps: f64,
+    head_bias: Option<Tensor<1>>,
+    scales: Scales,
 }
 
 impl Ends {
@@ -40,8 +40,18 @@ impl Ends {
         };
         let embedding = take(Name::Embedding)?;
         let head = if spec.tied_embeddings { embedding.clone() } else { take(Name::Head)? };
-        let norm = take(Name::FinalNorm)?;
-        Ok(Self { embedding, final_norm: vector(&norm, device), head: linear(head), eps: spec.norm_eps })
+        let optional = |name: Name| match spec.shape(name) {
+            Some(_) => take(name).map(|stored| Some(vector(&stored, device))),
+            None => Ok(None),
+        };
+        let weight = vector(&*take(Name::FinalNorm)?, device);
+        Ok(Self {
+            embedding,
+            final_norm: Norm::new(spec.norm.kind, spec.norm.eps, weight, optional(Name::FinalNormBias)?),
+            head: linear(head),
+            head_bias: optional(Name::HeadBias)?,
+            scales: spec.scales,
+        })
     }
 
     /// Hidden states `[ids.len(), hidden]`; ids are below the vocabulary size.
@@ -51,17 +61,22 @@ impl Ends {
         for (out, &id) in rows.chunks_exact_mut(hidden).zip(ids) {
             self.embedding.row_to_f32(id as usize, out);
         }
-        from_rows(rows, [ids.len(), hidden], device)
+        times(from_rows(rows, [ids.len(), hidden], device), self.scales.embedding)
     }
 
     /// Normed hidden states, the input of the head.
     pub fn normed(&self, x: Tensor<2>) -> Tensor<2> {
-        rms_norm(x, &self.final_norm, self.eps)
+        self.final_norm.forward(x)
     }
 
     /// Logits `[n, vocab]` of `[n, hidden]`.
     pub fn logits(&self, x: Tensor<2>) -> Tensor<2> {
-        self.head.forward(self.normed(x))
+        self.finish(self.head.forward(self.normed(x)))
+    }
+
+    /// Logits from what the head returns.
+    pub fn finish(&self, x: Tensor<2>) -> Tensor<2> {
+        times(plus(x, self.head_bias.as_ref()), self.scales.logits)
     }
 }
 

@@ -8,19 +8,24 @@
 
 mod attention;
 mod block;
+mod build;
 mod device;
 mod ends;
 mod linear;
 mod moe;
 mod ops;
+mod rotary;
+mod routing;
 mod watch;
 
-pub use attention::{Attend, KeyValues, Rotary};
-pub use block::{Block, BlockError, Mlp};
+pub use attention::{Attend, KeyValues};
+pub use block::{Block, Mlp, dense_mlp};
+pub use build::{BlockError, Builder};
 pub use burn::tensor::{Device, Int, Tensor, TensorData};
 pub use device::{Backend, DeviceError};
 pub use ends::{Ends, token_losses};
 pub use linear::{Dense, Linear, MakeLinear, dense};
-pub use moe::{Experts, Gated, Routed};
-pub use ops::{add_rows, from_rows, rms_norm, select_rows, to_rows};
+pub use moe::{Expert, Experts, Gated, Routed};
+pub use ops::{Norm, add_rows, from_rows, select_rows, to_rows};
+pub use rotary::Rotary;
 pub use watch::{Ignore, Side, Site, Watch};

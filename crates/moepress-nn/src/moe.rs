@@ -1,17 +1,21 @@
 //! Gated experts and the router that chooses among them.
 
-use crate::ops::{add_rows, from_rows, select_rows, to_rows};
+use crate::ops::{add_rows, plus, select_rows};
+use crate::routing::choose;
 use crate::watch::{Watch, watched};
 use crate::{Linear, Side, Site};
 use burn::tensor::Tensor;
-use burn::tensor::activation::{silu, softmax};
-use moepress_model::{Part, Projection, Routing};
+use burn::tensor::activation::{sigmoid, silu};
+use moepress_model::{Activation, Part, Projection, Routing};
 
-/// One gated MLP: down(silu(gate x) · up x). A segment of an expert, or a dense MLP.
+/// One gated MLP: down(activation(gate x, up x)). A segment of an expert, or a dense MLP.
 pub struct Gated {
     pub(crate) gate: Box<dyn Linear>,
     pub(crate) up: Box<dyn Linear>,
     pub(crate) down: Box<dyn Linear>,
+    /// Biases of gate and up.
+    pub(crate) biases: Option<[Tensor<1>; 2]>,
+    pub(crate) activation: Activation,
 }
 
 impl Gated {
@@ -22,13 +26,54 @@ impl Gated {
         part: impl Fn(Projection) -> Part,
         watch: &mut dyn Watch,
     ) -> Tensor<2> {
-        let mut output = |map: &dyn Linear, projection| {
+        let mut output = |map: &dyn Linear, projection, bias| {
             let site = Site { part: part(projection), side: Side::Output };
-            watch.tensor(site, map.forward(x.clone()))
+            plus(watch.tensor(site, map.forward(x.clone())), bias)
         };
-        let gate = output(&*self.gate, Projection::Gate);
-        let up = output(&*self.up, Projection::Up);
-        watched(&*self.down, part(Projection::Down), silu(gate) * up, watch)
+        let [gate_bias, up_bias] = match &self.biases {
+            Some([gate, up]) => [Some(gate), Some(up)],
+            None => [None; 2],
+        };
+        let gate = output(&*self.gate, Projection::Gate, gate_bias);
+        let up = output(&*self.up, Projection::Up, up_bias);
+        let atoms = match self.activation {
+            Activation::Silu => silu(gate) * up,
+            Activation::ClampedSwiglu { alpha, limit } => {
+                let gate = gate.clamp_max(limit);
+                let slope = sigmoid(gate.clone().mul_scalar(alpha));
+                (up.clamp(-limit, limit) + 1.0) * gate * slope
+            }
+        };
+        watched(&*self.down, part(Projection::Down), atoms, watch)
+    }
+}
+
+/// A routed expert.
+pub struct Expert {
+    pub(crate) segments: Vec<Gated>,
+    /// Added to the sum of the segments.
+    pub(crate) bias: Option<Tensor<1>>,
+}
+
+impl Expert {
+    /// `[n, hidden]` → `[n, hidden]`, before the gate; `expert` is its index, for the watch.
+    pub fn forward(&self, expert: usize, x: Tensor<2>, watch: &mut dyn Watch) -> Tensor<2> {
+        let [n, hidden] = x.dims();
+        let mut sum: Option<Tensor<2>> = None;
+        let first = Part::Expert { expert, segment: 0, projection: Projection::Gate };
+        let x = watch.tensor(Site { part: first, side: Side::Input }, x);
+        for (segment, gated) in self.segments.iter().enumerate() {
+            let part = |projection| Part::Expert { expert, segment, projection };
+            let y = gated.forward(x.clone(), part, watch);
+            sum = Some(match sum {
+                Some(sum) => sum + y,
+                None => y,
+            });
+        }
+        let sum = sum.unwrap_or_else(|| Tensor::zeros([n, hidden], &x.device()));
+        let output = plus(sum, self.bias.as_ref());
+        watch.expert(expert, &output);
+        output
     }
 }
 
@@ -42,7 +87,7 @@ pub struct Routed {
     pub tokens: Vec<Vec<u32>>,
 }
 
-/// The router and the routed experts of one layer.
+/// The router of one layer, and what of its experts is loaded.
 pub struct Experts {
     pub(crate) routing: Routing,
     /// Router row → expert.
@@ -50,76 +95,65 @@ pub struct Experts {
     /// 0/1 `[rows, experts]` when several rows lead to one expert.
     pub(crate) fold: Option<Tensor<2>>,
     pub(crate) router: Box<dyn Linear>,
-    /// Segments of each expert.
-    pub(crate) experts: Vec<Vec<Gated>>,
+    pub(crate) router_bias: Option<Tensor<1>>,
+    pub(crate) correction: Option<Vec<f32>>,
+    /// Number of experts, loaded or not.
+    pub(crate) count: usize,
+    /// All of them, or none where experts are loaded as they are needed.
+    pub(crate) experts: Vec<Expert>,
+    pub(crate) shared: Option<(Gated, Option<Box<dyn Linear>>)>,
 }
 
 impl Experts {
     /// Number of experts.
     pub fn len(&self) -> usize {
-        self.experts.len()
+        self.count
     }
 
     /// Whether there are no experts.
     pub fn is_empty(&self) -> bool {
-        self.experts.is_empty()
+        self.count == 0
     }
 
-    /// Chooses rows for `[tokens, hidden]`: the largest logits, ties to the lower row. Differentiable in
-    /// the gates, with the choice held fixed.
+    /// Chooses experts for `[tokens, hidden]`. Differentiable in the gates, with the choice held fixed.
     pub fn route(&self, x: Tensor<2>) -> Routed {
-        let logits = self.router.forward(x);
-        let [tokens, rows] = logits.dims();
-        let values = to_rows(logits.clone());
-        let mut mask = vec![0.0; tokens * rows];
-        let mut routed = vec![Vec::new(); self.experts.len()];
-        let mut order: Vec<usize> = Vec::with_capacity(rows);
-        for token in 0..tokens {
-            let logit = &values[token * rows..(token + 1) * rows];
-            order.clear();
-            order.extend(0..rows);
-            order.select_nth_unstable_by(self.routing.top_k - 1, |&a, &b| {
-                logit[b].total_cmp(&logit[a]).then(a.cmp(&b))
-            });
-            for &row in &order[..self.routing.top_k] {
-                mask[token * rows + row] = 1.0;
-                let list: &mut Vec<u32> = &mut routed[self.rows[row]];
-                if list.last() != Some(&(token as u32)) {
-                    list.push(token as u32);
+        let logits = plus(self.router.forward(x), self.router_bias.as_ref());
+        let (chosen, mut gates) = choose(&self.routing, self.correction.as_deref(), logits.clone());
+        let mut tokens = vec![Vec::new(); self.count];
+        for (token, rows) in (0..).zip(&chosen) {
+            for &row in rows {
+                let list: &mut Vec<u32> = &mut tokens[self.rows[row]];
+                if list.last() != Some(&token) {
+                    list.push(token);
                 }
             }
-        }
-        let mask = from_rows(mask, [tokens, rows], &logits.device());
-        let mut gates = softmax(logits.clone(), 1) * mask;
-        if self.routing.renormalise {
-            gates = gates.clone() / gates.sum_dim(1);
         }
         if let Some(fold) = &self.fold {
             gates = gates.matmul(fold.clone());
         }
-        Routed { logits, gates, tokens: routed }
+        Routed { logits, gates, tokens }
     }
 
-    /// One expert on the tokens routed to it, `[n, hidden]` → `[n, hidden]`, before its gate.
+    /// The expert that every token goes through, `[tokens, hidden]` → the same; none when there is none.
+    pub fn shared(&self, x: Tensor<2>, watch: &mut dyn Watch) -> Option<Tensor<2>> {
+        let (gated, gate) = self.shared.as_ref()?;
+        let x = watch.tensor(Site { part: Part::Shared(Projection::Gate), side: Side::Input }, x);
+        let y = gated.forward(x.clone(), Part::Shared, watch);
+        Some(match gate {
+            Some(gate) => y * sigmoid(gate.forward(x)),
+            None => y,
+        })
+    }
+
+    /// One loaded expert on the tokens routed to it, `[n, hidden]` → `[n, hidden]`, before its gate.
     pub fn expert(&self, expert: usize, x: Tensor<2>, watch: &mut dyn Watch) -> Tensor<2> {
-        let [n, hidden] = x.dims();
-        let mut sum: Option<Tensor<2>> = None;
-        let first = Part::Expert { expert, segment: 0, projection: Projection::Gate };
-        let x = watch.tensor(Site { part: first, side: Side::Input }, x);
-        for (segment, gated) in self.experts[expert].iter().enumerate() {
-            let part = |projection| Part::Expert { expert, segment, projection };
-            let y = gated.forward(x.clone(), part, watch);
-            sum = Some(match sum {
-                Some(sum) => sum + y,
-                None => y,
-            });
+        match self.experts.get(expert) {
+            Some(loaded) => loaded.forward(expert, x, watch),
+            None => x.zeros_like(),
         }
-        let output = sum.unwrap_or_else(|| Tensor::zeros([n, hidden], &x.device()));
-        watch.expert(expert, &output);
-        output
     }
 
-    /// `[tokens, hidden]` of normed hidden states → the weighted sum of the chosen experts.
+    /// `[tokens, hidden]` of normed hidden states → the weighted sum of the chosen experts, and the shared one.
     pub fn forward(&self, x: Tensor<2>, watch: &mut dyn Watch) -> Tensor<2> {
         let routed = self.route(x.clone());
         watch.routed(&routed);
@@ -130,6 +164,9 @@ impl Experts {
             let gate = select_rows(&routed.gates.clone().slice([0..tokens, expert..expert + 1]), chosen);
             sum = add_rows(sum, chosen, y * gate);
         }
-        sum
+        match self.shared(x, watch) {
+            Some(shared) => sum + shared,
+            None => sum,
+        }
     }
 }

@@ -1,12 +1,56 @@
 //! The few tensor operations that burn does not have in one piece.
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use moepress_model::NormKind;
 use moepress_quant::Stored;
 
-/// Root-mean-square norm over the last dimension: x / √(mean x² + ε) · w, for `[n, d]` and w of `[d]`.
-pub fn rms_norm(x: Tensor<2>, weight: &Tensor<1>, eps: f64) -> Tensor<2> {
-    let scale = (x.clone().powi_scalar(2).mean_dim(1) + eps).sqrt().recip();
-    x * scale * weight.clone().unsqueeze()
+/// A norm over the last dimension.
+pub struct Norm {
+    kind: NormKind,
+    weight: Tensor<1>,
+    bias: Option<Tensor<1>>,
+    eps: f64,
+}
+
+impl Norm {
+    pub(crate) fn new(kind: NormKind, eps: f64, weight: Tensor<1>, bias: Option<Tensor<1>>) -> Self {
+        Self { kind, weight, bias, eps }
+    }
+
+    /// Root-mean-square norm without bias.
+    pub(crate) fn rms(eps: f64, weight: Tensor<1>) -> Self {
+        Self::new(NormKind::Rms, eps, weight, None)
+    }
+
+    /// `[n, d]` → `[n, d]`; d is the length of the weight.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let x = match self.kind {
+            NormKind::Rms => x,
+            NormKind::Layer => x.clone() - x.mean_dim(1),
+        };
+        let scale = (x.clone().powi_scalar(2).mean_dim(1) + self.eps).sqrt().recip();
+        let y = x * scale * self.weight.clone().unsqueeze();
+        plus(y, self.bias.as_ref())
+    }
+
+    /// The same over runs of channels: `[n, runs · d]`, each run normed by itself.
+    pub(crate) fn runs(&self, x: Tensor<2>) -> Tensor<2> {
+        let ([rows, cols], [channels]) = (x.dims(), self.weight.dims());
+        self.forward(x.reshape([rows * cols / channels, channels])).reshape([rows, cols])
+    }
+}
+
+/// x + bias, for every row of x.
+pub(crate) fn plus(x: Tensor<2>, bias: Option<&Tensor<1>>) -> Tensor<2> {
+    match bias {
+        Some(bias) => x + bias.clone().unsqueeze(),
+        None => x,
+    }
+}
+
+/// x · factor; x itself for a factor of one.
+pub(crate) fn times(x: Tensor<2>, factor: f64) -> Tensor<2> {
+    if factor == 1.0 { x } else { x.mul_scalar(factor) }
 }
 
 /// A `[rows, cols]` tensor of f32 values, row-major.

@@ -26,7 +26,7 @@ impl Model {
     fn load_as(source: &dyn Source, linear: MakeLinear<'_>, device: Device) -> Result<Self, RuntimeError> {
         let spec = source.spec().clone();
         let ends = Ends::new(&spec, |name| source.tensor(name).map_err(RuntimeError::from), linear, &device)?;
-        let block = |layer| Ok(Block::new(&spec, layer, source.layer(layer)?, linear, &device)?);
+        let block = |layer| Ok(Builder::new(&spec, layer, source.layer(layer)?, linear, &device).block()?);
         let blocks = (0..spec.layers.len()).map(block).collect::<Result<_, RuntimeError>>()?;
         Ok(Self { spec, ends, blocks, device })
     }

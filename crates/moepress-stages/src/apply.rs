@@ -59,7 +59,7 @@ pub fn apply(
                 });
                 layer_weights.runs(*expert, &runs.collect::<Vec<_>>())?;
             }
-            Edit::Assign { .. } => {}
+            Edit::Assign { .. } | Edit::DropCarried => {}
             Edit::Encode { tensor, format, solver } => {
                 if let Tensor::Layer(_, part) = tensor {
                     let stored = layer_weights.take(*part)?;
@@ -127,11 +127,30 @@ impl Layer<'_> {
         }
     }
 
+    /// Biases of gate and up of an expert of one segment; none where experts have no biases.
+    fn take_biases(&mut self, expert: usize) -> Result<Option<[Plain; 2]>, ApplyError> {
+        let part = |projection| Part::ExpertBias { expert, segment: 0, projection };
+        if !self.weights.contains_key(&part(Projection::Gate)) {
+            return Ok(None);
+        }
+        Ok(Some([self.take(part(Projection::Gate))?, self.take(part(Projection::Up))?]))
+    }
+
+    fn put_biases(&mut self, expert: usize, segment: usize, biases: [Plain; 2]) {
+        for (projection, plain) in [Projection::Gate, Projection::Up].into_iter().zip(biases) {
+            self.weights.insert(Part::ExpertBias { expert, segment, projection }, Stored::Plain(plain));
+        }
+    }
+
     /// Rebuilds an expert as one segment per run of atoms; an empty run is no segment.
     fn runs(&mut self, expert: usize, runs: &[Vec<usize>]) -> Result<(), ApplyError> {
         let [gate, up, down] = self.take_expert(expert)?;
+        let biases = self.take_biases(expert)?;
         for (segment, atoms) in runs.iter().filter(|atoms| !atoms.is_empty()).enumerate() {
             self.put(expert, segment, [rows(&gate, atoms), rows(&up, atoms), columns(&down, atoms)]);
+            if let Some(biases) = &biases {
+                self.put_biases(expert, segment, biases.each_ref().map(|bias| rows(bias, atoms)));
+            }
         }
         Ok(())
     }
@@ -139,18 +158,19 @@ impl Layer<'_> {
     fn keep_experts(&mut self, experts: &[usize], router: &[usize]) -> Result<(), ApplyError> {
         let kept: Vec<usize> =
             (0..router.len()).filter(|&row| experts.binary_search(&router[row]).is_ok()).collect();
-        let plain = self.take(Part::Router)?;
-        self.weights.insert(Part::Router, Stored::Plain(rows(&plain, &kept)));
+        for part in [Part::Router, Part::RouterBias, Part::Correction] {
+            if part == Part::Router || self.weights.contains_key(&part) {
+                let plain = self.take(part)?;
+                self.weights.insert(part, Stored::Plain(rows(&plain, &kept)));
+            }
+        }
         for (part, stored) in std::mem::take(self.weights) {
-            match part {
-                Part::Expert { expert, segment, projection } => {
-                    if let Ok(expert) = experts.binary_search(&expert) {
-                        self.weights.insert(Part::Expert { expert, segment, projection }, stored);
-                    }
-                }
-                other => {
-                    self.weights.insert(other, stored);
-                }
+            let place = match part.expert() {
+                Some(expert) => experts.binary_search(&expert).ok().map(|expert| part.of_expert(expert)),
+                None => Some(part),
+            };
+            if let Some(part) = place {
+                self.weights.insert(part, stored);
             }
         }
         Ok(())
@@ -159,39 +179,68 @@ impl Layer<'_> {
     fn merge(&mut self, groups: &[Group], align: bool) -> Result<(), ApplyError> {
         let count = groups.iter().map(|group| group.members.len()).sum();
         let experts = (0..count).map(|expert| self.take_expert(expert)).collect::<Result<Vec<_>, _>>()?;
+        let biases = (0..count).map(|expert| self.take_biases(expert)).collect::<Result<Vec<_>, _>>()?;
+        let mut outputs = Vec::new();
+        if self.weights.contains_key(&Part::ExpertOutputBias { expert: 0 }) {
+            for expert in 0..count {
+                outputs.push(self.take(Part::ExpertOutputBias { expert })?);
+            }
+        }
         for (index, group) in groups.iter().enumerate() {
             let members: Vec<&[Plain; 3]> = group.members.iter().map(|&expert| &experts[expert]).collect();
-            let merged = mean(&members, &group.weights, align);
-            self.put(index, 0, merged);
+            let orders = orders(&members, align);
+            self.put(index, 0, mean(&members, &group.weights, &orders));
+            let of_members: Option<Vec<&[Plain; 2]>> =
+                group.members.iter().map(|&expert| biases[expert].as_ref()).collect();
+            if let Some(biases) = of_members {
+                let mean = |i: usize| {
+                    let vectors: Vec<&Plain> = biases.iter().map(|both| &both[i]).collect();
+                    mean_vector(&vectors, &group.weights, Some(&orders))
+                };
+                self.put_biases(index, 0, [mean(0), mean(1)]);
+            }
+            if !outputs.is_empty() {
+                let vectors: Vec<&Plain> = group.members.iter().map(|&expert| &outputs[expert]).collect();
+                let mean = Stored::Plain(mean_vector(&vectors, &group.weights, None));
+                self.weights.insert(Part::ExpertOutputBias { expert: index }, mean);
+            }
         }
         Ok(())
     }
 }
 
-/// The weighted mean of experts, each with its atoms first matched to those of the first member by linear
-/// assignment over gate, up and down (M-SMoE, arXiv 2310.01334, for gated experts). Sums in f64.
-fn mean(members: &[&[Plain; 3]], weights: &[f64], align: bool) -> [Plain; 3] {
+/// For every member the atoms that are joined with those of the first, matched by linear assignment over gate, up
+/// and down (M-SMoE, arXiv 2310.01334, for gated experts).
+fn orders(members: &[&[Plain; 3]], align: bool) -> Vec<Vec<usize>> {
+    let width = members[0][0].shape[0];
+    let unchanged = || (0..width).collect();
+    if !align || members.len() == 1 {
+        return members.iter().map(|_| unchanged()).collect();
+    }
+    let reference = members[0].each_ref().map(Plain::to_f32);
+    let others =
+        members[1..].iter().map(|other| matching(&reference, &other.each_ref().map(Plain::to_f32), width));
+    [unchanged()].into_iter().chain(others).collect()
+}
+
+/// The weighted mean of experts whose atoms are joined in these orders. Sums in f64.
+fn mean(members: &[&[Plain; 3]], weights: &[f64], orders: &[Vec<usize>]) -> [Plain; 3] {
     if let [only] = members {
         return (*only).clone();
     }
-    let reference = members[0].each_ref().map(Plain::to_f32);
     let width = members[0][0].shape[0];
     let mut sums = members[0].each_ref().map(|plain| vec![0.0f64; plain.shape.iter().product()]);
-    for (index, (member, weight)) in members.iter().zip(weights).enumerate() {
+    for ((member, weight), order) in members.iter().zip(weights).zip(orders) {
         let matrices = member.each_ref().map(Plain::to_f32);
-        let order = match align && index > 0 {
-            true => matching(&reference, &matrices, width),
-            false => (0..width).collect(),
-        };
         let hidden = matrices[0].len() / width;
         for (sums, values) in sums[..2].iter_mut().zip(&matrices) {
-            for (sums, &atom) in sums.chunks_exact_mut(hidden).zip(&order) {
+            for (sums, &atom) in sums.chunks_exact_mut(hidden).zip(order) {
                 let row = &values[atom * hidden..(atom + 1) * hidden];
                 sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += weight * f64::from(value));
             }
         }
         for (sums, row) in sums[2].chunks_exact_mut(width).zip(matrices[2].chunks_exact(width)) {
-            sums.iter_mut().zip(&order).for_each(|(sum, &atom)| *sum += weight * f64::from(row[atom]));
+            sums.iter_mut().zip(order).for_each(|(sum, &atom)| *sum += weight * f64::from(row[atom]));
         }
     }
     let mut sums = sums.into_iter();
@@ -199,6 +248,22 @@ fn mean(members: &[&[Plain; 3]], weights: &[f64], align: bool) -> [Plain; 3] {
         let values: Vec<f32> = sums.next().unwrap_or_default().into_iter().map(|sum| sum as f32).collect();
         Plain::from_f32(plain.dtype, plain.shape.clone(), &values)
     })
+}
+
+/// The weighted mean of biases, each in its order.
+fn mean_vector(vectors: &[&Plain], weights: &[f64], orders: Option<&[Vec<usize>]>) -> Plain {
+    if let [only] = vectors {
+        return (*only).clone();
+    }
+    let mut sums = vec![0.0f64; vectors[0].shape.iter().product()];
+    for (member, (vector, weight)) in vectors.iter().zip(weights).enumerate() {
+        let values = vector.to_f32();
+        for (place, sum) in sums.iter_mut().enumerate() {
+            *sum += weight * f64::from(values[orders.map_or(place, |orders| orders[member][place])]);
+        }
+    }
+    let values: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+    Plain::from_f32(vectors[0].dtype, vectors[0].shape.clone(), &values)
 }
 
 /// For every atom of the reference the atom of the other expert that takes its place.
@@ -219,12 +284,13 @@ fn matching(reference: &[Vec<f32>; 3], other: &[Vec<f32>; 3], width: usize) -> V
     assign_max(&gain, width)
 }
 
-/// Rows of a matrix, their bytes unchanged.
+/// Rows of a matrix or elements of a vector, their bytes unchanged.
 fn rows(plain: &Plain, indices: &[usize]) -> Plain {
-    let width = plain.shape[1] * plain.dtype.bytes();
+    let inner = &plain.shape[1..];
+    let width = inner.iter().product::<usize>() * plain.dtype.bytes();
     let bytes =
         indices.iter().flat_map(|&row| &plain.bytes[row * width..(row + 1) * width]).copied().collect();
-    Plain { dtype: plain.dtype, shape: vec![indices.len(), plain.shape[1]], bytes }
+    Plain { dtype: plain.dtype, shape: [&[indices.len()], inner].concat(), bytes }
 }
 
 /// Columns of a matrix, their bytes unchanged.

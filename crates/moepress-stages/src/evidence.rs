@@ -1,6 +1,6 @@
 //! What a decision is taken on.
 
-use moepress_model::{ModelSpec, Tensor};
+use moepress_model::ModelSpec;
 use moepress_quant::{Format, Grouped};
 use moepress_stats::{Needs, Of, Quantity, RoundingCosts, Statistics, StatisticsError};
 
@@ -75,9 +75,4 @@ impl Evidence<'_> {
             )
         }))
     }
-}
-
-/// Used by plans to name a tensor's class.
-pub(crate) fn is_matrix(spec: &ModelSpec, tensor: Tensor) -> bool {
-    spec.shape(tensor).is_some_and(|shape| shape.len() == 2)
 }

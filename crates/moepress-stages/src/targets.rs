@@ -11,7 +11,8 @@ const CODES: [(&str, Code); 5] = [
     ("int4", Code::Int(4)),
     ("int8", Code::Int(8)),
 ];
-const CLASSES: [Class; 4] = [Class::Experts, Class::Attention, Class::Embeddings, Class::DenseMlp];
+const CLASSES: [Class; 5] =
+    [Class::Experts, Class::SharedExperts, Class::Attention, Class::Embeddings, Class::DenseMlp];
 
 /// The names of the codes a recipe may ask for.
 pub(crate) fn code_names() -> [&'static str; 5] {
@@ -37,8 +38,7 @@ pub(crate) fn classes(params: &Params) -> Result<Vec<Class>, RecipeError> {
 
 /// The matrices of those classes.
 pub(crate) fn matrices(spec: &ModelSpec, classes: &[Class]) -> Vec<Tensor> {
-    let wanted =
-        |tensor: &Tensor| classes.contains(&tensor.class()) && crate::evidence::is_matrix(spec, *tensor);
+    let wanted = |tensor: &Tensor| tensor.is_measured() && classes.contains(&tensor.class());
     spec.tensors().into_iter().filter(wanted).collect()
 }
 
