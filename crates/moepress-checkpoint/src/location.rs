@@ -4,8 +4,6 @@ mod find;
 mod fp8;
 mod mxfp4;
 mod share;
-#[cfg(test)]
-mod tests;
 
 use self::share::Share;
 use crate::{CheckpointError, RawDtype, Shards};

@@ -1,6 +1,6 @@
 //! A model with edits applied on the way from the disk.
 
-use moepress_checkpoint::{CheckpointError, Source};
+use moepress_checkpoint::{CheckpointError, RawTensor, Source};
 use moepress_model::{Edit, EditError, LayerWeights, ModelSpec, Tensor};
 use moepress_quant::Stored;
 use moepress_stages::{ApplyError, apply, apply_outside};
@@ -51,5 +51,9 @@ impl Source for Edited<'_> {
     fn layer(&self, layer: usize) -> Result<LayerWeights, CheckpointError> {
         let weights = self.source.layer(layer)?;
         apply(self.source.spec(), layer, weights, &self.edits).map_err(|e| self.failed(&e))
+    }
+
+    fn carried(&self, name: &str) -> Result<RawTensor, CheckpointError> {
+        self.source.carried(name)
     }
 }

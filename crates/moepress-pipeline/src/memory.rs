@@ -40,8 +40,9 @@ pub fn peak(before: &ModelSpec, after: &ModelSpec, load: &Load) -> u64 {
     let states = chunk * before.hidden as u64 * 4;
     let copies = if load.backward { 6 } else { 3 };
     let sweeping = resident + kept + threads * copies * (attention.max(logits) + 4 * states);
-    let evaluating =
-        before.total_bytes() + after.total_bytes() + threads * (3 * attention + (32 << 20) + 8 * states);
+    // What is carried along is never loaded whole.
+    let loaded = |spec: &ModelSpec| spec.total_bytes() - spec.carried.values().map(|c| c.bytes).sum::<u64>();
+    let evaluating = loaded(before) + loaded(after) + threads * (3 * attention + (32 << 20) + 8 * states);
     let sweeping = if load.tokens > 0 { sweeping } else { resident };
     BASE + sweeping.max(if load.evaluates { evaluating } else { 0 })
 }

@@ -3,9 +3,9 @@
 use crate::PipelineError;
 use crate::memory::{Load, peak};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
-use moepress_model::{Class, ModelSpec};
+use moepress_model::{Class, Edit, ModelSpec};
 use moepress_quant::Format;
-use moepress_recipe::Recipe;
+use moepress_recipe::{Mtp, Recipe};
 use moepress_stages::{Evidence, Stage, assumed, from_recipe};
 use moepress_stats::{Need, Needs};
 use serde::Serialize;
@@ -59,6 +59,8 @@ pub struct PlannedStage {
 pub struct Plan {
     /// Family of the model.
     pub family: String,
+    /// What is worth knowing before any stage: how the model is read, and what is left out.
+    pub notes: Vec<String>,
     /// Size of the original.
     pub before: Sizes,
     /// Stages in order.
@@ -71,6 +73,9 @@ pub struct Plan {
     pub peak_memory_bytes: u64,
     /// Predicted size of the output directory in bytes, which is also the disk space needed.
     pub disk_bytes: u64,
+    /// Edits before those of any stage.
+    #[serde(skip)]
+    pub(crate) first: Vec<Edit>,
     #[serde(skip)]
     pub(crate) needs: Vec<Option<Needs>>,
 }
@@ -87,7 +92,8 @@ pub fn plan(recipe: &Recipe, model: &Checkpoint) -> Result<(Plan, Vec<Box<dyn St
     }
     let before = model.spec();
     check_windows(recipe, before)?;
-    let mut spec = before.clone();
+    let (first, carried) = carried(recipe, before);
+    let mut spec = before.after(&first)?;
     let mut planned = Vec::new();
     // A stage that changes routing makes what was measured before it stale.
     let mut stale_after = Vec::new();
@@ -96,11 +102,11 @@ pub fn plan(recipe: &Recipe, model: &Checkpoint) -> Result<(Plan, Vec<Box<dyn St
         stage.check(&spec)?;
         let (stats, costs) = assumed(&spec, &stage.needs())?;
         let edits = stage.decide(&Evidence { spec: &spec, stats: &stats, costs: &costs })?.edits;
-        stale_after.push(edits.iter().any(moepress_model::Edit::changes_routing));
+        stale_after.push(edits.iter().any(Edit::changes_routing));
         for edit in &edits {
             match edit {
-                moepress_model::Edit::Assign { .. } => assigned = Some(index),
-                moepress_model::Edit::Encode { .. } => assigned = None,
+                Edit::Assign { .. } => assigned = Some(index),
+                Edit::Encode { .. } => assigned = None,
                 _ => {}
             }
         }
@@ -124,15 +130,33 @@ pub fn plan(recipe: &Recipe, model: &Checkpoint) -> Result<(Plan, Vec<Box<dyn St
     let load = load(recipe, &needs);
     let plan = Plan {
         family: spec.family.clone(),
+        notes: model.notes().iter().cloned().chain(carried).collect(),
         before: Sizes::of(before),
         stages: planned,
         after: Sizes::of(&spec),
         walks: walks(recipe, &stages, &needs),
         peak_memory_bytes: peak(before, &spec, &load),
         disk_bytes: spec.total_bytes() + headers(&spec) + tokenizer_bytes(model)?,
+        first,
         needs,
     };
     Ok((plan, stages))
+}
+
+/// The first edits, and what is said about layers that predict several tokens, where the model has any.
+fn carried(recipe: &Recipe, spec: &ModelSpec) -> (Vec<Edit>, Option<String>) {
+    let (count, bytes) = (spec.carried.len(), spec.carried.values().map(|c| c.bytes).sum::<u64>());
+    let tensors = format!("{count} tensors of multi-token-prediction layers");
+    match (count, recipe.mtp) {
+        (0, _) => (vec![], None),
+        (_, Mtp::Drop) => {
+            let note = format!("{tensors} were left out ({bytes} bytes); `mtp: keep` carries them along");
+            (vec![Edit::DropCarried], Some(note))
+        }
+        (_, Mtp::Keep) => {
+            (vec![], Some(format!("{tensors} are carried along unchanged and never run ({bytes} bytes)")))
+        }
+    }
 }
 
 /// Windows must fit into the context; found out now, not after hours of calibration.
@@ -211,7 +235,12 @@ fn headers(spec: &ModelSpec) -> u64 {
         _ => 1,
     };
     let experts: usize = spec.moe_layers().map(|(_, moe)| moe.experts.len()).sum();
-    16384 + spec.tensors().into_iter().map(|tensor| 220 * parts(tensor)).sum::<u64>() + 300 * experts as u64
+    // In a header, in the index and in the manifest.
+    let carried = 450 * spec.carried.len() as u64;
+    16384
+        + carried
+        + spec.tensors().into_iter().map(|tensor| 220 * parts(tensor)).sum::<u64>()
+        + 300 * experts as u64
 }
 
 fn tokenizer_bytes(model: &Checkpoint) -> Result<u64, PipelineError> {

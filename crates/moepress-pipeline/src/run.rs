@@ -73,7 +73,8 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     seconds.text = started.elapsed().as_secs_f64();
 
     let mut edited = Edited::new(&checkpoint);
-    for note in texts.notes() {
+    edited.push(plan.first.clone())?;
+    for note in plan.notes.iter().chain(texts.notes()) {
         progress.note(note);
     }
     let measured = decide(job, &mut edited, &plan, &stages, &texts, progress, &mut seconds)?;
@@ -111,7 +112,7 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         family: plan.family.clone(),
         before: plan.before.clone(),
         after: Sizes::of(edited.spec()),
-        notes: texts.notes().cloned().collect(),
+        notes: plan.notes.iter().chain(texts.notes()).cloned().collect(),
         stages: measured.stages,
         layers: layers(checkpoint.spec(), edited.spec(), &measured.routed),
         calibration: measured.calibration,
@@ -260,7 +261,7 @@ fn write(
         writer.write_shard(weights.into_iter().map(|(part, stored)| (Tensor::Layer(layer, part), stored)))?;
         progress.step("write", layer as u64 + 1, spec.layers.len() as u64);
     }
-    Ok(())
+    Ok(writer.write_carried(edited)?)
 }
 
 /// Loads what was written and evaluates it beside the original.

@@ -6,6 +6,7 @@
 //! ```yaml
 //! version: 1
 //! model: models/qwen3-moe                # relative to the recipe file
+//! mtp: drop                              # or keep: layers that predict several tokens, which are never run
 //! calibration: {files: [novel.txt], window: 256, windows: 16}
 //! stages:
 //!   - prune_atoms: {method: heapr, ratio: 0.25}
@@ -30,4 +31,4 @@ mod tree;
 pub use error::{RecipeError, unknown_word};
 pub use guard::MAX_BYTES;
 pub use params::Params;
-pub use recipe::{Calibration, Evaluate, Recipe, StageSpec, parse};
+pub use recipe::{Calibration, Evaluate, Mtp, Recipe, StageSpec, parse};

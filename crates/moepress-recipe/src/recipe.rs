@@ -13,13 +13,15 @@ use crate::set;
 use crate::source::Source;
 use crate::tree;
 
-pub(crate) const KEYS: [&str; 6] = ["version", "model", "calibration", "stages", "evaluate", "output"];
+pub(crate) const KEYS: [&str; 7] = ["version", "model", "mtp", "calibration", "stages", "evaluate", "output"];
 
 /// What a user wants done to which model; everything is checked but the parameters of the stages.
 #[derive(Debug, Clone)]
 pub struct Recipe {
     /// The model's directory; the recipe names it relative to its own folder.
     pub model: PathBuf,
+    /// What becomes of layers that predict several tokens; dropped unless given.
+    pub mtp: Mtp,
     /// The text that statistics are measured on.
     pub calibration: Option<Calibration>,
     /// What to do, in order.
@@ -37,6 +39,15 @@ impl PartialEq for Recipe {
     fn eq(&self, other: &Self) -> bool {
         self.resolved == other.resolved && self.output == other.output && self.model == other.model
     }
+}
+
+/// What becomes of the layers of a model that predict several tokens, which nothing here runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mtp {
+    /// They are left out.
+    Drop,
+    /// They are carried along, unchanged.
+    Keep,
 }
 
 /// Calibration text.
@@ -125,6 +136,10 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
     top.only(&KEYS)?;
     top.usize_in("version", None, 1..=1)?;
     let model = top.text("model", None)?;
+    let mtp = match top.word("mtp", Some("drop"), &["drop", "keep"])?.as_str() {
+        "keep" => Mtp::Keep,
+        _ => Mtp::Drop,
+    };
     let calibration = top.mapping("calibration")?.map(|p| Texts::read(&p, 16)).transpose()?;
     let stages = top
         .list("stages")?
@@ -138,6 +153,10 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
     let mut resolved = Mapping::new();
     resolved.insert("version".into(), 1.into());
     resolved.insert("model".into(), model.as_str().into());
+    // Only where it was given: recipes from before there was the key resolve to what they did.
+    if top.has("mtp") {
+        resolved.insert("mtp".into(), if mtp == Mtp::Keep { "keep" } else { "drop" }.into());
+    }
     if let Some(texts) = &calibration {
         resolved.insert("calibration".into(), texts.written());
     }
@@ -150,6 +169,7 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
 
     Ok(Recipe {
         model: folder.join(model),
+        mtp,
         calibration: calibration.map(|t| Calibration {
             files: t.paths(folder),
             window: t.window,

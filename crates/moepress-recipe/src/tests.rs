@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{MAX_BYTES, Params, Recipe, RecipeError, parse};
+use crate::{MAX_BYTES, Mtp, Params, Recipe, RecipeError, parse};
 use proptest::prelude::*;
 
 const RECIPE: &str = "\
@@ -109,6 +109,23 @@ evaluate:
 }
 
 #[test]
+fn layers_that_predict_several_tokens() {
+    let bare = "version: 1\nmodel: m\nstages: []\n";
+    let recipe = |sets: &[&str]| read(bare, sets).unwrap();
+    assert_eq!((recipe(&[]).mtp, recipe(&[]).resolved_yaml().as_str()), (Mtp::Drop, bare));
+    for (set, mtp, line) in [("mtp=keep", Mtp::Keep, "mtp: keep"), ("mtp=drop", Mtp::Drop, "mtp: drop")] {
+        let recipe = recipe(&[set]);
+        assert_eq!(recipe.mtp, mtp);
+        assert_eq!(recipe.resolved_yaml(), format!("version: 1\nmodel: m\n{line}\nstages: []\n"));
+        assert_eq!(read(&recipe.resolved_yaml(), &[]).unwrap(), recipe);
+    }
+    let error = refusal("version: 1\nmodel: m\nmtp: kep\nstages: []\n", &[]);
+    let want = "recipes/r.yaml:3:1: mtp: unknown word `kep`; did you mean `keep`? (known: drop, keep)";
+    assert_eq!(error, want);
+    assert!(refusal("version: 1\nmodel: m\nmtp: true\nstages: []\n", &[]).contains("mtp: must be"));
+}
+
+#[test]
 fn points_at_the_line() {
     let recipe = read(RECIPE, &[]).unwrap();
     let prune = &recipe.stages[0].params;
@@ -195,7 +212,7 @@ fn refuses_wrong_recipes() {
         (
             "version: 1\nmodell: m\n",
             "recipes/r.yaml:2:1: modell: unknown key `modell`; did you mean `model`? \
-             (known: version, model, calibration, stages, evaluate, output)",
+             (known: version, model, mtp, calibration, stages, evaluate, output)",
         ),
         ("version: 1\nmodel: m\nmodel: n\n", "recipes/r.yaml:3:1: model: is given twice"),
         ("version: 1\nmodel: m\n", "recipes/r.yaml: stages: is missing"),
@@ -275,7 +292,7 @@ fn set_errors_name_the_argument() {
         (
             twice,
             "modle=1",
-            "unknown key or stage `modle`; did you mean `model`? (known: version, model, calibration, stages, evaluate, output, s)",
+            "unknown key or stage `modle`; did you mean `model`? (known: version, model, mtp, calibration, stages, evaluate, output, s)",
         ),
         (twice, "model", "write --set PATH=VALUE"),
         (twice, "model=", "model: has no value"),

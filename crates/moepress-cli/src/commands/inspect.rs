@@ -62,6 +62,8 @@ struct Document<'a> {
     schema_version: u32,
     path: String,
     family: &'a str,
+    /// What is worth knowing about how it is read.
+    notes: &'a [String],
     layers: usize,
     moe_layers: usize,
     experts: Option<Range>,
@@ -106,6 +108,7 @@ impl Args {
             schema_version: 1,
             path: self.path.display().to_string(),
             family: &spec.family,
+            notes: checkpoint.notes(),
             layers: spec.layers.len(),
             moe_layers: moes().count(),
             experts: range(moes().map(|moe| moe.experts.len())),
@@ -194,6 +197,7 @@ fn text(model: &Document<'_>) -> String {
         "attention   {} query heads, {} key/value heads, {} channels each",
         model.heads, model.kv_heads, model.head_dim
     ));
+    facts.extend(model.notes.iter().map(|note| format!("note        {note}")));
     let size = |head: &str, weights: u64, bytes: u64| {
         let bpw = 8.0 * bytes as f64 / weights.max(1) as f64;
         vec![

@@ -84,9 +84,9 @@ fn text(document: &Document<'_>, out: &Path) -> String {
             document.output,
             if out.exists() { " (exists: choose another with --out)" } else { "" }
         ),
-        String::new(),
-        "stages".to_owned(),
     ];
+    lines.extend(plan.notes.iter().map(|note| format!("note    {note}")));
+    lines.extend([String::new(), "stages".to_owned()]);
     for (index, stage) in plan.stages.iter().enumerate() {
         lines.push(format!("  {} {}", index + 1, stage.what));
         if !stage.measures.is_empty() {
