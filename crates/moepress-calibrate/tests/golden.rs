@@ -40,12 +40,11 @@ fn check(name: &str) {
     // The reference differentiates the mean, a sweep the sum.
     let scale = predictions * predictions;
     for (layer, moe) in model.spec().moe_layers() {
-        let module = format!("model.layers.{layer}.mlp.experts");
-        let module =
-            match reference.0.tensors().any(|(name, _)| name.starts_with(&format!("tokens.{module}."))) {
-                true => module,
-                false => format!("model.layers.{layer}.block_sparse_moe.experts"),
-            };
+        let modules = ["mlp", "block_sparse_moe"].map(|moe| format!("model.layers.{layer}.{moe}.experts"));
+        let known = |module: &&String| {
+            reference.0.tensors().any(|(name, _)| name.starts_with(&format!("reap.{module}.")))
+        };
+        let module = modules.iter().find(known).unwrap_or(&modules[0]);
         let tokens = stats.get(Of::Layer(layer), Quantity::Tokens).unwrap();
         let mut counts = vec![0.0; tokens.len()];
         reference.routing(layer).unwrap().0.iter().for_each(|&expert| counts[expert as usize] += 1.0);
@@ -54,12 +53,6 @@ fn check(name: &str) {
         for expert in (0..moe.experts.len()).filter(|&expert| tokens[expert] > 0.0) {
             let at = |what: &str| format!("{name}: layer {layer}, expert {expert}: {what}");
             let n = tokens[expert];
-            assert_eq!(
-                n as u32,
-                reference.integers(&format!("tokens.{module}.{expert}"))[0],
-                "{}",
-                at("tokens")
-            );
             // gpt-oss has no reference scores: its experts carry biases and a limit.
             if moe.biases {
                 assert!(!reference.has(&format!("reap.{module}.{expert}.score_sum")));
