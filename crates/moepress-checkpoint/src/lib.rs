@@ -33,4 +33,4 @@ pub use progress::{Progress, Silent};
 pub use publish::{FileRecord, Publisher, Writer};
 pub use shard::{RawDtype, RawTensor, encode_shard, raw_parts, read_packed};
 pub use source::{Shards, TensorInfo};
-pub use weights::Source;
+pub use weights::{Share, Source};
