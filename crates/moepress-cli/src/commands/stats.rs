@@ -37,22 +37,16 @@ not exist.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
-    #[command(flatten)]
-    measure: Option<MeasureArgs>,
     #[command(subcommand)]
     command: Option<Command>,
-}
-
-#[derive(Debug, clap::Args)]
-struct MeasureArgs {
     #[command(flatten)]
-    recipe: RecipeFile,
+    recipe: Option<RecipeFile>,
     /// Measure shard i of n, i from 1
     #[arg(long, value_name = "i/n", default_value_t = Shard::WHOLE)]
     shard: Shard,
     /// File to write, which must not exist
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    #[arg(long, value_name = "FILE", required = true)]
+    out: Option<PathBuf>,
     #[command(flatten)]
     threads: Threads,
     /// Where to compute: cpu, or cuda or wgpu in a build with that feature
@@ -85,27 +79,22 @@ struct MergeArgs {
 
 impl Args {
     pub fn run(self, context: &Context) -> Result<Ending, Failure> {
-        match (self.command, self.measure) {
-            (Some(Command::Merge(args)), _) => args.run(context),
-            (None, Some(args)) => args.run(context),
-            // clap asks for one of them before.
-            (None, None) => Err(Failure::usage("name a recipe, or files to merge")),
-        }
-    }
-}
-
-impl MeasureArgs {
-    fn run(self, context: &Context) -> Result<Ending, Failure> {
-        let recipe = self.recipe.read(context)?;
-        place::apart(&self.out, "model", &recipe.model)?;
+        let (recipe, out) = match (self.command, self.recipe, self.out) {
+            (Some(Command::Merge(args)), ..) => return args.run(context),
+            (None, Some(recipe), Some(out)) => (recipe, out),
+            // clap asks for both before.
+            _ => return Err(Failure::usage("name a recipe and --out, or files to merge")),
+        };
+        let recipe = recipe.read(context)?;
+        place::apart(&out, "model", &recipe.model)?;
         let device = self.device.device()?;
         self.threads.start()?;
-        let file = NewFile::claim(&context.files, &self.out)?;
+        let file = NewFile::claim(&context.files, &out)?;
         let progress = Shown::new(&context.interrupt);
         let job = Measure { files: &context.files, recipe: &recipe, shard: self.shard, device };
         let measured = measure(&job, &progress)?;
         drop(progress);
-        write(file, &measured, &self.out, self.json)
+        write(file, &measured, &out, self.json)
     }
 }
 

@@ -1,12 +1,16 @@
 use super::*;
-use crate::PipelineError;
+use crate::plan::{plan_with, unedited_needs};
+use crate::{PipelineError, Plan};
 use moepress_calibrate::windows_per_chunk;
-use moepress_checkpoint::{ErrorKind, OsFiles, RawDtype, RawTensor, Silent, encode_shard, encode_with_text};
+use moepress_checkpoint::{
+    Checkpoint, ErrorKind, Files, OsFiles, RawDtype, RawTensor, Silent, encode_shard, encode_with_text,
+};
 use moepress_model::Edit;
 use moepress_stats::{Need, Of, Quantity, Statistics};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 fn windows(count: usize, window: usize) -> Vec<Vec<u32>> {
     (0..count as u32).map(|index| vec![index; window]).collect()
@@ -231,4 +235,24 @@ fn what_does_not_add_up_is_named() {
     let longer = place.file("longer", &longer);
     assert!(merge(&OsFiles, &[first.clone(), longer], &Silent).is_ok());
     assert!(matches!(merge(&OsFiles, &[], &Silent), Err(PipelineError::Usage(_))));
+}
+
+#[test]
+fn only_a_measurement_of_the_model_as_it_came_can_be_in_a_file() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/demo-qwen3-moe");
+    let text = "version: 1\nmodel: m\ncalibration: {files: [t]}\nstages:\n  - prune_experts: {ratio: 0.25}\n  - quantize: {format: int8, group: 64}\n";
+    let recipe = moepress_recipe::parse(text, Path::new("r.yaml"), &[]).unwrap();
+    let files: Arc<dyn Files> = Arc::new(OsFiles);
+    let checkpoint = Checkpoint::open(&files, &dir).unwrap();
+    let (mut plan, _) = plan_with(&recipe, &checkpoint, false).unwrap();
+    let (given, _) = plan_with(&recipe, &checkpoint, true).unwrap();
+    assert_eq!((plan.walks["forward"], given.walks["forward"]), (1, 0));
+    assert!(given.peak_memory_bytes < plan.peak_memory_bytes);
+    let groups = |plan: &Plan| unedited_needs(&recipe, plan).map(|(needs, _)| needs.groups.clone());
+    assert_eq!(groups(&plan).unwrap(), BTreeSet::from([Need::Routing]));
+    plan.needs.swap(0, 1);
+    let line = groups(&plan).unwrap_err().to_string();
+    assert!(line.starts_with("r.yaml:6:5: ") && line.ends_with("so put this stage first"), "{line}");
+    plan.needs = vec![None, None];
+    assert!(groups(&plan).unwrap_err().to_string().contains("measures anything"));
 }
