@@ -157,11 +157,11 @@ fn store_grids(packed: &mut Packed, grids: &[Grid]) {
     }
 }
 
-pub(super) fn find(format: Grouped) -> Result<&'static dyn GroupFormat, EncodeError> {
+pub(crate) fn find(format: Grouped) -> Result<&'static dyn GroupFormat, EncodeError> {
     implementation(format).ok_or(EncodeError::Format(Format::Grouped(format)))
 }
 
-pub(super) fn check_area(
+pub(crate) fn check_area(
     part: &'static str,
     rows: usize,
     cols: usize,

@@ -14,6 +14,7 @@ mod ternary;
 pub use cost::rounding_cost;
 pub use decode::decode_row;
 pub use encode::{EncodeError, encode_nearest, pack_codes};
+pub(crate) use encode::{check_area, find};
 pub use grid::{Grid, GridError};
 
 use crate::{Code, Grouped};
@@ -42,6 +43,14 @@ pub trait GroupFormat: Sync {
     /// [`round`](Self::round) for every weight of a group.
     fn round_group(&self, w: &[f32], grid: Grid, codes: &mut [u8]) {
         w.iter().zip(codes).for_each(|(&w, code)| *code = self.round(w, grid));
+    }
+
+    /// [`round`](Self::round) and [`value`](Self::value) for weights that have a grid each.
+    fn round_each(&self, w: &[f32], grids: &[Grid], codes: &mut [u8], values: &mut [f32]) {
+        for (((&w, &grid), code), value) in w.iter().zip(grids).zip(codes).zip(values) {
+            *code = self.round(w, grid);
+            *value = self.value(*code, grid);
+        }
     }
 
     /// [`value`](Self::value) for every code of a group.

@@ -1,0 +1,1 @@
+//! Grids of least ℓₚ error, p < 1: HQQ.

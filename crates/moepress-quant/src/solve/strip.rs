@@ -1,0 +1,171 @@
+//! Sixteen rows at a time: rows do not depend on each other, so they are the lanes of vectors.
+
+use super::Factor;
+use super::ldl::{BLOCK, Block};
+use super::tile::{HEIGHT, tile};
+use crate::formats::{Grid, GroupFormat, MAX_GROUP};
+
+/// Rows of a strip.
+pub(super) const LANES: usize = 16;
+
+/// One number of every row.
+type Lanes = [f32; LANES];
+
+/// Rows under solution; everything is by position in the solution's order unless it says otherwise.
+pub(super) struct Strip {
+    /// Weights.
+    w: Vec<Lanes>,
+    /// Weight minus value of the codes chosen so far.
+    error: Vec<Lanes>,
+    /// Weight minus value when rounded to nearest.
+    nearest: Vec<Lanes>,
+    /// The compensated weights of the block under solution.
+    current: Vec<Lanes>,
+    /// The errors of rounding to nearest, with what those of earlier blocks add to them.
+    carried: Vec<Lanes>,
+    /// Codes chosen.
+    pub(super) codes: Vec<[u8; LANES]>,
+    /// Grids by group of the matrix; those of rounding to nearest until the solver has fitted its own.
+    pub(super) grids: Vec<[Grid; LANES]>,
+    /// tr(E G Eᵀ) of each row in the factor's unit, E the error, G the gram without damping.
+    pub(super) cost: [f64; LANES],
+    /// The same when rounded to nearest.
+    pub(super) cost_nearest: [f64; LANES],
+}
+
+impl Strip {
+    /// Space for rows of the factor's width in `groups` groups.
+    pub(super) fn new(factor: &Factor, groups: usize) -> Self {
+        let positions = factor.blocks.last().map_or(0, |block| block.start + block.width);
+        let zeros = |n| vec![[0.0; LANES]; n];
+        Self {
+            w: zeros(positions),
+            error: zeros(positions),
+            nearest: zeros(positions),
+            current: zeros(BLOCK),
+            carried: zeros(BLOCK),
+            codes: vec![[0; LANES]; positions],
+            grids: vec![[Grid::default(); LANES]; groups],
+            cost: [0.0; LANES],
+            cost_nearest: [0.0; LANES],
+        }
+    }
+
+    /// Loads up to `LANES` rows: weights, errors when rounded to nearest, and the grids of that.
+    pub(super) fn load(&mut self, factor: &Factor, w: &[f32], nearest: &[f32], grids: &[Grid]) {
+        let groups = self.grids.len();
+        self.grids.fill([Grid::default(); LANES]);
+        for (lane, grids) in grids.chunks(groups).enumerate() {
+            self.grids.iter_mut().zip(grids).for_each(|(to, &grid)| to[lane] = grid);
+        }
+        for (to, from) in [(&mut self.w, w), (&mut self.nearest, nearest)] {
+            for (position, to) in to.iter_mut().enumerate().take(factor.cols) {
+                *to = [0.0; LANES];
+                let column = from[factor.column(position)..].iter().step_by(factor.cols);
+                to.iter_mut().zip(column).for_each(|(to, &from)| *to = from);
+            }
+        }
+        (self.cost, self.cost_nearest) = ([0.0; LANES], [0.0; LANES]);
+    }
+
+    /// Rounds the columns of one block in turn, each making up for the errors of those before it.
+    #[inline(always)]
+    fn round_block(&mut self, factor: &Factor, block: &Block, format: &dyn GroupFormat, group: usize) {
+        let real = block.width.min(factor.cols - block.start);
+        for j in 0..real {
+            let position = block.start + j;
+            let at = factor.column(position) / group;
+            if factor.order.is_empty() && position.is_multiple_of(group) {
+                let end = real.min(j + group);
+                let weights = &factor.diagonal[position..block.start + end];
+                let weights = factor.options.weighted.then_some(weights);
+                fit(format, &self.current[j..end], weights, &mut self.grids[at]);
+            }
+            let now = self.current[j];
+            let (mut values, mut step, mut error) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+            format.round_each(&now, &self.grids[at], &mut self.codes[position], &mut values);
+            for lane in 0..LANES {
+                step[lane] = now[lane] - values[lane];
+                error[lane] = self.w[position][lane] - values[lane];
+            }
+            self.error[position] = error;
+            add_cost(&mut self.cost, &step, block.pivots[j]);
+            add_cost(&mut self.cost, &error, -factor.excess[position]);
+            let shares = &block.compensation[j * block.width + j + 1..j * block.width + real];
+            for (later, share) in self.current[j + 1..real].iter_mut().zip(shares) {
+                for lane in 0..LANES {
+                    later[lane] -= share * step[lane];
+                }
+            }
+        }
+    }
+
+    /// Adds what one block costs when rounded to nearest.
+    #[inline(always)]
+    fn score_block(&mut self, factor: &Factor, block: &Block) {
+        for (p, root) in block.root.chunks(block.width).enumerate() {
+            // R is upper triangular.
+            let end = (p + 1) * HEIGHT;
+            for sums in tile(&root[..end], &self.carried[..end]) {
+                add_cost(&mut self.cost_nearest, &sums, 1.0);
+            }
+        }
+        for (error, excess) in self.nearest[block.start..].iter().zip(&factor.excess[block.start..]).take(BLOCK)
+        {
+            add_cost(&mut self.cost_nearest, error, -excess);
+        }
+    }
+}
+
+/// Solves the loaded rows of all strips.
+#[inline(always)]
+pub(super) fn solve(strips: &mut [Strip], factor: &Factor, format: &dyn GroupFormat, group: usize) {
+    for block in &factor.blocks {
+        let range = block.start..block.start + block.width;
+        for strip in &mut *strips {
+            strip.current[..block.width].copy_from_slice(&strip.w[range.clone()]);
+            strip.carried[..block.width].copy_from_slice(&strip.nearest[range.clone()]);
+        }
+        // A panel of the factor stays in the cache for all strips.
+        for (p, coupling) in block.coupling.chunks(block.start.max(1)).enumerate() {
+            let columns = p * HEIGHT..(p + 1) * HEIGHT;
+            for strip in &mut *strips {
+                add(&mut strip.current[columns.clone()], &tile(coupling, &strip.error));
+                add(&mut strip.carried[columns.clone()], &tile(coupling, &strip.nearest));
+            }
+        }
+        for strip in &mut *strips {
+            strip.round_block(factor, block, format, group);
+            strip.score_block(factor, block);
+        }
+    }
+}
+
+/// Fits the grid of each row's group to its current weights, `group`.
+///
+/// Where these have none, the grid of rounding to nearest stays: its cost decides.
+fn fit(format: &dyn GroupFormat, group: &[Lanes], weights: Option<&[f64]>, grids: &mut [Grid; LANES]) {
+    let mut row = [0.0; MAX_GROUP];
+    for (lane, grid) in grids.iter_mut().enumerate() {
+        row.iter_mut().zip(group).for_each(|(to, from)| *to = from[lane]);
+        if let Ok(fitted) = format.fit(&row[..group.len()], weights) {
+            *grid = fitted;
+        }
+    }
+}
+
+#[inline(always)]
+fn add(to: &mut [Lanes], sums: &[Lanes; HEIGHT]) {
+    for (to, sums) in to.iter_mut().zip(sums) {
+        for lane in 0..LANES {
+            to[lane] += sums[lane];
+        }
+    }
+}
+
+#[inline(always)]
+fn add_cost(cost: &mut [f64; LANES], value: &Lanes, factor: f64) {
+    for lane in 0..LANES {
+        cost[lane] += f64::from(value[lane]) * f64::from(value[lane]) * factor;
+    }
+}
