@@ -1,7 +1,7 @@
 //! The gram of the inputs, damped and factored once for all matrices that share it.
 
 use super::SolveError;
-use super::ldl::{Block, WIDTH, factorise};
+use super::ldl::{Block, Matrix, WIDTH};
 
 /// How [`Factor::new`] treats the gram.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -134,7 +134,7 @@ impl Factor {
             a[..=i].iter_mut().for_each(|a| *a /= self.unit);
             a[i] += damp + if a[i] > 0.0 { 0.0 } else { 1.0 };
         }
-        let Some(blocks) = factorise(a, n) else { return false };
+        let Some(blocks) = (Matrix { a, n }).factor() else { return false };
         let dead = |position: usize| if self.diagonal[self.column(position)] > 0.0 { 0.0 } else { 1.0 };
         self.excess = (0..self.cols).map(|position| damp + dead(position)).collect();
         self.blocks = blocks;

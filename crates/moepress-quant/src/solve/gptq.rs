@@ -1,8 +1,7 @@
 //! GPTQ, arXiv 2210.17323: columns are rounded one after another, and each passes its error on to those that
 //! can still make up for it.
 
-use super::strip::{LANES, Strip, solve};
-use super::tile::wide;
+use super::strip::{LANES, Strip, Work};
 use super::{Curvature, Factor, SolveError};
 use crate::formats::{Grid, GroupFormat, MAX_GROUP, check_area, find, pack_codes};
 use crate::formats::EncodeError;
@@ -81,7 +80,13 @@ impl Factor {
                     let grids = &solution.grids[rows.start * groups..rows.end * groups];
                     strip.load(self, &w[elements.clone()], &errors[elements], grids);
                 }
-                wide(|| solve(&mut strips[..count], self, implementation, format.group));
+                let work = Work {
+                    strips: &mut strips[..count],
+                    factor: self,
+                    format: implementation,
+                    group: format.group,
+                };
+                work.solve();
                 for (row, at) in (first..rows).zip(0..STRIPS * LANES) {
                     self.choose(&strips[at / LANES], at % LANES, row, &mut solution, &mut report);
                 }

@@ -6,6 +6,7 @@
 
 use super::tile::{HEIGHT, panels, tile};
 use crate::formats::MAX_GROUP;
+use pulp::{Arch, NullaryFnOnce};
 
 /// Columns of a block; every group lies in one block.
 pub(super) const BLOCK: usize = MAX_GROUP;
@@ -32,10 +33,30 @@ pub(super) struct Block {
     pub(super) pivots: Vec<f64>,
 }
 
-/// Factors the matrix whose lower triangle, `[n, n]`, is in `a`; `n` is a multiple of [`WIDTH`].
-///
-/// `None` where a pivot is not positive.
-pub(super) fn factorise(mut a: Vec<f64>, n: usize) -> Option<Vec<Block>> {
+/// The matrix whose lower triangle, `[n, n]`, is in `a`; `n` is a multiple of [`WIDTH`].
+pub(super) struct Matrix {
+    pub(super) a: Vec<f64>,
+    pub(super) n: usize,
+}
+
+impl Matrix {
+    /// The blocks in the order of columns, or `None` where a pivot is not positive.
+    pub(super) fn factor(self) -> Option<Vec<Block>> {
+        Arch::new().dispatch(self)
+    }
+}
+
+impl NullaryFnOnce for Matrix {
+    type Output = Option<Vec<Block>>;
+
+    #[inline(always)]
+    fn call(self) -> Self::Output {
+        factor(self.a, self.n)
+    }
+}
+
+#[inline(always)]
+fn factor(mut a: Vec<f64>, n: usize) -> Option<Vec<Block>> {
     let mut blocks = Vec::new();
     for start in (0..n).step_by(BLOCK).rev() {
         let width = BLOCK.min(n - start);
@@ -65,6 +86,7 @@ pub(super) fn factorise(mut a: Vec<f64>, n: usize) -> Option<Vec<Block>> {
 
 /// Takes the last `width` columns out of the lower triangle `a`, `[start + width, n]`, and returns M_B as f32;
 /// `inverse` is U_BB.
+#[inline(always)]
 fn eliminate(a: &mut [f64], n: usize, inverse: &[f64], width: usize) -> Vec<[f32; HEIGHT]> {
     let start = a.len() / n - width;
     let (a, rows) = a.split_at_mut(start * n);
@@ -100,6 +122,7 @@ fn eliminate(a: &mut [f64], n: usize, inverse: &[f64], width: usize) -> Vec<[f32
 }
 
 /// UᵀU in panels of `HEIGHT` columns.
+#[inline(always)]
 fn square(u: &[f64], width: usize) -> Vec<[f64; HEIGHT]> {
     let (fours, eights) =
         (panels::<HEIGHT>(u, width, width, width), panels::<WIDTH>(u, width, width, width));
@@ -115,6 +138,7 @@ fn square(u: &[f64], width: usize) -> Vec<[f64; HEIGHT]> {
 }
 
 /// Turns a lower triangle A into Rᵀ with A = R Rᵀ, R upper; zero above the diagonal.
+#[inline(always)]
 fn reverse_cholesky(a: &mut [f64], n: usize) -> Option<()> {
     for j in (0..n).rev() {
         let (above, row) = a[..(j + 1) * n].split_at_mut(j * n);
@@ -134,6 +158,7 @@ fn reverse_cholesky(a: &mut [f64], n: usize) -> Option<()> {
 }
 
 /// The inverse of a lower triangle.
+#[inline(always)]
 fn lower_inverse(a: &[f64], n: usize) -> Vec<f64> {
     let mut out = vec![0.0; n * n];
     for (i, a) in a.chunks(n).enumerate() {

@@ -4,6 +4,7 @@ use super::Factor;
 use super::ldl::{BLOCK, Block};
 use super::tile::{HEIGHT, tile};
 use crate::formats::{Grid, GroupFormat, MAX_GROUP};
+use pulp::{Arch, NullaryFnOnce};
 
 /// Rows of a strip.
 pub(super) const LANES: usize = 16;
@@ -117,9 +118,31 @@ impl Strip {
     }
 }
 
-/// Solves the loaded rows of all strips.
+/// Solving the loaded rows of strips.
+pub(super) struct Work<'a> {
+    pub(super) strips: &'a mut [Strip],
+    pub(super) factor: &'a Factor,
+    pub(super) format: &'a dyn GroupFormat,
+    pub(super) group: usize,
+}
+
+impl Work<'_> {
+    pub(super) fn solve(self) {
+        Arch::new().dispatch(self);
+    }
+}
+
+impl NullaryFnOnce for Work<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        solve(self.strips, self.factor, self.format, self.group);
+    }
+}
+
 #[inline(always)]
-pub(super) fn solve(strips: &mut [Strip], factor: &Factor, format: &dyn GroupFormat, group: usize) {
+fn solve(strips: &mut [Strip], factor: &Factor, format: &dyn GroupFormat, group: usize) {
     for block in &factor.blocks {
         let range = block.start..block.start + block.width;
         for strip in &mut *strips {

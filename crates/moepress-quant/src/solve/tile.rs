@@ -25,12 +25,6 @@ where
     sums
 }
 
-/// Runs `work` with the widest vectors of this processor.
-#[inline(always)]
-pub(super) fn wide<R>(work: impl FnOnce() -> R) -> R {
-    work()
-}
-
 /// The first `cols` (a multiple of `WIDTH`) of the first `rows` columns of a row-major matrix as panels of `WIDTH`
 /// columns: panel p holds, for every row, columns p·WIDTH and on.
 pub(super) fn panels<const WIDTH: usize>(
