@@ -93,10 +93,12 @@ impl Strip {
             add_cost(&mut self.cost, &step, block.pivots[j]);
             add_cost(&mut self.cost, &error, -factor.excess[position]);
             let shares = &block.compensation[j * block.width + j + 1..j * block.width + real];
-            for (later, share) in self.current[j + 1..real].iter_mut().zip(shares) {
+            for (later, &share) in self.current[j + 1..real].iter_mut().zip(shares) {
+                let mut sums = *later;
                 for lane in 0..LANES {
-                    later[lane] -= share * step[lane];
+                    sums[lane] -= share * step[lane];
                 }
+                *later = sums;
             }
         }
     }
