@@ -9,6 +9,9 @@ use pulp::{Arch, NullaryFnOnce};
 /// Rows of a strip.
 pub(super) const LANES: usize = 16;
 
+/// Columns whose errors are passed on at a time.
+const CHUNK: usize = 256;
+
 /// One number of every row.
 type Lanes = [f32; LANES];
 
@@ -151,12 +154,23 @@ fn solve(strips: &mut [Strip], factor: &Factor, format: &dyn GroupFormat, group:
             strip.current[..block.width].copy_from_slice(&strip.w[range.clone()]);
             strip.carried[..block.width].copy_from_slice(&strip.nearest[range.clone()]);
         }
-        // A panel of the factor stays in the cache for all strips.
-        for (p, coupling) in block.coupling.chunks(block.start.max(1)).enumerate() {
-            let columns = p * HEIGHT..(p + 1) * HEIGHT;
+        // The errors of a chunk stay in the first-level cache for all columns of the block, the chunk of the
+        // factor in the second for all strips.
+        for chunk in (0..block.start).step_by(CHUNK) {
+            let rows = chunk..block.start.min(chunk + CHUNK);
             for strip in &mut *strips {
-                add(&mut strip.current[columns.clone()], &tile(coupling, &strip.error));
-                add(&mut strip.carried[columns.clone()], &tile(coupling, &strip.nearest));
+                let Strip { current, carried, error, nearest, .. } = strip;
+                for (to, errors) in [(current, error), (carried, nearest)] {
+                    let columns = to.as_chunks_mut::<HEIGHT>().0;
+                    for (to, coupling) in columns.iter_mut().zip(block.coupling.chunks(block.start)) {
+                        let sums = tile(&coupling[rows.clone()], &errors[rows.clone()]);
+                        for (to, sums) in to.iter_mut().zip(&sums) {
+                            for lane in 0..LANES {
+                                to[lane] += sums[lane];
+                            }
+                        }
+                    }
+                }
             }
         }
         for strip in &mut *strips {
@@ -175,15 +189,6 @@ fn fit(format: &dyn GroupFormat, group: &[Lanes], weights: Option<&[f64]>, grids
         row.iter_mut().zip(group).for_each(|(to, from)| *to = from[lane]);
         if let Ok(fitted) = format.fit(&row[..group.len()], weights) {
             *grid = fitted;
-        }
-    }
-}
-
-#[inline(always)]
-fn add(to: &mut [Lanes], sums: &[Lanes; HEIGHT]) {
-    for (to, sums) in to.iter_mut().zip(sums) {
-        for lane in 0..LANES {
-            to[lane] += sums[lane];
         }
     }
 }
