@@ -40,7 +40,9 @@ fn gram(seed: u32, n: usize) -> Vec<f32> {
     let (shared, own) = (noise(seed, n * RANK), noise(seed + 1, n));
     let row = |i: usize| &shared[i * RANK..(i + 1) * RANK];
     let dot = |i: usize, j: usize| row(i).iter().zip(row(j)).map(|(a, b)| a * b).sum::<f32>();
-    (0..n * n).map(|at| dot(at / n, at % n) + if at / n == at % n { 1.5 + own[at / n] } else { 0.0 }).collect()
+    (0..n * n)
+        .map(|at| dot(at / n, at % n) + if at / n == at % n { 1.5 + own[at / n] } else { 0.0 })
+        .collect()
 }
 
 fn expert(index: u32) -> Expert {

@@ -9,8 +9,16 @@ use proptest::prelude::*;
 use rayon::prelude::*;
 
 const FORMATS: [&str; 10] = [
-    "ternary-g32", "ternary-g128", "int2-g64", "int3-g128", "int4-g32", "int8-g64", "int2-sym-g32", "int3-sym-g64",
-    "int4-sym-g128", "int8-sym-g32",
+    "ternary-g32",
+    "ternary-g128",
+    "int2-g64",
+    "int3-g128",
+    "int4-g32",
+    "int8-g64",
+    "int2-sym-g32",
+    "int3-sym-g64",
+    "int4-sym-g128",
+    "int8-sym-g32",
 ];
 
 fn grouped(name: &str) -> Grouped {
@@ -147,7 +155,10 @@ fn agrees_with_the_published_loop() {
                 let (ours, theirs) = (packed.to_f32(), reference(&gram, options, format, &w));
                 // Rounding decides ties; one different code changes the rest of its row.
                 let equal = ours.chunks(cols).zip(theirs.chunks(cols)).filter(|(a, b)| a == b).count();
-                assert!(equal + report.rows_nearest + 3 + rows / 4 >= rows, "{name} {options:?}: {equal} of {rows}");
+                assert!(
+                    equal + report.rows_nearest + 3 + rows / 4 >= rows,
+                    "{name} {options:?}: {equal} of {rows}"
+                );
                 let (ours, theirs) = (objective(&gram, &w, &ours), objective(&gram, &w, &theirs));
                 assert!(ours <= theirs * 1.03, "{name} {rows}×{cols} {options:?}: {ours} {theirs}");
                 assert!((report.objective - ours).abs() <= 1e-4 * ours, "{report:?} {ours}");

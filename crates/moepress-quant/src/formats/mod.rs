@@ -13,9 +13,10 @@ mod ternary;
 
 pub use cost::rounding_cost;
 pub use decode::decode_row;
-pub use encode::{EncodeError, encode_nearest, pack_codes};
+pub use encode::{EncodeError, encode_nearest, encode_ternary, pack_codes};
 pub(crate) use encode::{check_area, find};
 pub use grid::{Grid, GridError};
+pub use ternary::TernaryGrid;
 
 use crate::{Code, Grouped};
 
@@ -67,7 +68,7 @@ pub fn implementation(format: Grouped) -> Option<&'static dyn GroupFormat> {
         return None;
     }
     Some(match (format.code, format.symmetric) {
-        (Code::Ternary, true) => &ternary::Ternary,
+        (Code::Ternary, true) => &TernaryGrid::Optimal,
         (Code::Int(2), false) => &int::Asymmetric { bits: 2 },
         (Code::Int(3), false) => &int::Asymmetric { bits: 3 },
         (Code::Int(4), false) => &int::Asymmetric { bits: 4 },

@@ -3,8 +3,8 @@
 
 use super::strip::{LANES, Strip, Work};
 use super::{Curvature, Factor, SolveError};
-use crate::formats::{Grid, GroupFormat, MAX_GROUP, check_area, find, pack_codes};
 use crate::formats::EncodeError;
+use crate::formats::{Grid, GroupFormat, MAX_GROUP, check_area, find, pack_codes};
 use crate::{Grouped, Packed};
 
 /// Strips solved together: their errors fit the second-level cache beside a panel of the factor.
@@ -53,14 +53,9 @@ impl Factor {
         let implementation = find(format)?;
         check_area("w", rows, self.cols, w.len())?;
         let groups = format.row_groups(self.cols);
-        let mut solution =
-            Solution { codes: vec![0; w.len()], grids: vec![Grid::default(); rows * groups] };
-        let mut report = Report {
-            curvature: self.curvature,
-            objective: 0.0,
-            objective_nearest: 0.0,
-            rows_nearest: rows,
-        };
+        let mut solution = Solution { codes: vec![0; w.len()], grids: vec![Grid::default(); rows * groups] };
+        let mut report =
+            Report { curvature: self.curvature, objective: 0.0, objective_nearest: 0.0, rows_nearest: rows };
         if w.is_empty() {
             return Ok((pack_codes(format, rows, self.cols, &solution.codes, &solution.grids)?, report));
         }

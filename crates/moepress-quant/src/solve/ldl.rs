@@ -124,8 +124,7 @@ fn eliminate(a: &mut [f64], n: usize, inverse: &[f64], width: usize) -> Vec<[f32
 /// UᵀU in panels of `HEIGHT` columns.
 #[inline(always)]
 fn square(u: &[f64], width: usize) -> Vec<[f64; HEIGHT]> {
-    let (fours, eights) =
-        (panels::<HEIGHT>(u, width, width, width), panels::<WIDTH>(u, width, width, width));
+    let (fours, eights) = (panels::<HEIGHT>(u, width, width, width), panels::<WIDTH>(u, width, width, width));
     let mut out = vec![0.0; width * width];
     for (fours, out) in fours.chunks(width).zip(out.chunks_mut(HEIGHT * width)) {
         for (q, eights) in eights.chunks(width).enumerate() {

@@ -1,16 +1,18 @@
 //! Solvers: from weights to codes that cost less than rounding to nearest.
 //!
 //! [`Factor`] is GPTQ (arXiv 2210.17323): what is known of the inputs lets later columns make up for the
-//! errors of earlier ones. `search_scales` needs no inputs: it moves the grids (HQQ).
+//! errors of earlier ones. [`search_scales`] needs no inputs: it moves the grids (HQQ).
 
 mod factor;
 mod gptq;
 mod ldl;
+mod scale_search;
 mod strip;
 mod tile;
 
 pub use factor::{Curvature, Factor, Options};
 pub use gptq::Report;
+pub use scale_search::{SearchReport, search_scales};
 
 use crate::formats::EncodeError;
 

@@ -116,7 +116,8 @@ impl Strip {
                 add_cost(&mut self.cost_nearest, &sums, 1.0);
             }
         }
-        for (error, excess) in self.nearest[block.start..].iter().zip(&factor.excess[block.start..]).take(BLOCK)
+        for (error, excess) in
+            self.nearest[block.start..].iter().zip(&factor.excess[block.start..]).take(BLOCK)
         {
             add_cost(&mut self.cost_nearest, error, -excess);
         }
