@@ -68,6 +68,13 @@ fn solve(expert: &Expert, format: Grouped) -> Result<[f64; 2], SolveError> {
     Ok([all.iter().map(|r| r.objective).sum(), all.iter().map(|r| r.objective_nearest).sum()])
 }
 
+/// Seconds of processor time so far, all threads, in ticks of 1/100 s: on a shared machine the fairer measure.
+fn cpu() -> Result<f64, Box<dyn Error>> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields = stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11).take(2);
+    Ok(fields.map(|ticks| ticks.parse::<f64>()).sum::<Result<f64, _>>()? / 100.0)
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     let name = words.next().unwrap_or_else(|| "int4-g128".to_owned());
@@ -75,7 +82,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let Format::Grouped(format) = name.parse()? else { return Err("the format has no groups".into()) };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build()?;
     let experts: Vec<Expert> = pool.install(|| (0..EXPERTS).into_par_iter().map(expert).collect());
-    let (mut seconds, mut objectives) = (Vec::new(), [0.0; 2]);
+    let (mut seconds, mut objectives, cpu_start) = (Vec::new(), [0.0; 2], cpu()?);
     for _ in 0..rounds {
         let start = Instant::now();
         let all: Result<Vec<[f64; 2]>, SolveError> =
@@ -83,10 +90,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         seconds.push(start.elapsed().as_secs_f64());
         objectives = all?.iter().fold([0.0; 2], |sum, o| [sum[0] + o[0], sum[1] + o[1]]);
     }
+    let cpu = (cpu()? - cpu_start) / rounds as f64;
     seconds.sort_by(f64::total_cmp);
     let [objective, nearest] = objectives;
     println!(
-        "{{\"format\": \"{name}\", \"median\": {}, \"seconds\": {seconds:?}, \"objective\": {objective}, \
+        "{{\"format\": \"{name}\", \"cpu\": {cpu}, \"median\": {}, \"seconds\": {seconds:?}, \"objective\": {objective}, \
          \"objective_nearest\": {nearest}}}",
         seconds[rounds / 2]
     );

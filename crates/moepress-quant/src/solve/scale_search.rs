@@ -46,27 +46,12 @@ pub fn search_scales(
     let (mut codes, mut grids) = (vec![0; w.len()], vec![Grid::default(); rows * format.row_groups(cols)]);
     let mut total = SearchReport::default();
     if !w.is_empty() {
-        let row_of = |(row, ((w, codes), grids)): (usize, ((&[f32], &mut [u8]), &mut [Grid]))| {
-            let mut sum = SearchReport::default();
-            let groups = w.chunks(format.group).zip(codes.chunks_mut(format.group)).zip(grids);
-            for (at, ((w, codes), grid)) in groups.enumerate() {
-                let col = at * format.group;
-                let first = implementation.fit(w, None);
-                let first = first.map_err(|source| EncodeError::Grid { row, col, source })?;
-                let (best, error, error_nearest) = search(implementation, format.has_offsets(), w, first);
-                *grid = best;
-                implementation.round_group(w, best, codes);
-                sum.error += error;
-                sum.error_nearest += error_nearest;
-            }
-            Ok(sum)
-        };
         let reports: Vec<Result<SearchReport, EncodeError>> = w
             .par_chunks_exact(cols)
             .zip(codes.par_chunks_exact_mut(cols))
             .zip(grids.par_chunks_exact_mut(format.row_groups(cols)))
             .enumerate()
-            .map(row_of)
+            .map(|(row, ((w, codes), grids))| search_row(implementation, format, row, w, codes, grids))
             .collect();
         for report in reports {
             let report = report?;
@@ -75,6 +60,29 @@ pub fn search_scales(
         }
     }
     Ok((pack_codes(format, rows, cols, &codes, &grids)?, total))
+}
+
+fn search_row(
+    implementation: &dyn GroupFormat,
+    format: Grouped,
+    row: usize,
+    w: &[f32],
+    codes: &mut [u8],
+    grids: &mut [Grid],
+) -> Result<SearchReport, EncodeError> {
+    let mut sum = SearchReport::default();
+    let groups = w.chunks(format.group).zip(codes.chunks_mut(format.group)).zip(grids);
+    for (at, ((w, codes), grid)) in groups.enumerate() {
+        let col = at * format.group;
+        let first = implementation.fit(w, None);
+        let first = first.map_err(|source| EncodeError::Grid { row, col, source })?;
+        let (best, error, error_nearest) = search(implementation, format.has_offsets(), w, first);
+        *grid = best;
+        implementation.round_group(w, best, codes);
+        sum.error += error;
+        sum.error_nearest += error_nearest;
+    }
+    Ok(sum)
 }
 
 /// The best grid met, its error, and that of `first`.
