@@ -1,7 +1,7 @@
 //! GPTQ, arXiv 2210.17323: columns are rounded one after another, and each passes its error on to those that
 //! can still make up for it.
 
-use super::strip::{LANES, Strip, Work};
+use super::strip::{LANES, Shared, Strip};
 use super::{Curvature, Factor, SolveError};
 use crate::formats::EncodeError;
 use crate::formats::{Grid, GroupFormat, MAX_GROUP, check_area, find, pack_codes};
@@ -66,6 +66,7 @@ impl Factor {
             report.objective_nearest = report.objective;
         } else {
             let mut strips: Vec<Strip> = (0..STRIPS).map(|_| Strip::new(self, groups)).collect();
+            let shared = Shared { factor: self, format: implementation, group: format.group };
             for first in (0..rows).step_by(STRIPS * LANES) {
                 let count = (rows - first).div_ceil(LANES).min(STRIPS);
                 for (at, strip) in strips[..count].iter_mut().enumerate() {
@@ -75,13 +76,7 @@ impl Factor {
                     let grids = &solution.grids[rows.start * groups..rows.end * groups];
                     strip.load(self, &w[elements.clone()], &errors[elements], grids);
                 }
-                let work = Work {
-                    strips: &mut strips[..count],
-                    factor: self,
-                    format: implementation,
-                    group: format.group,
-                };
-                work.solve();
+                shared.solve(&mut strips[..count]);
                 for (row, at) in (first..rows).zip(0..STRIPS * LANES) {
                     self.choose(&strips[at / LANES], at % LANES, row, &mut solution, &mut report);
                 }

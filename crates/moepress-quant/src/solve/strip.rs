@@ -4,7 +4,7 @@ use super::Factor;
 use super::ldl::{BLOCK, Block};
 use super::tile::{HEIGHT, tile};
 use crate::formats::{Grid, GroupFormat, MAX_GROUP};
-use pulp::{Arch, NullaryFnOnce};
+use pulp::{Arch, Simd, WithSimd};
 
 /// Rows of a strip.
 pub(super) const LANES: usize = 16;
@@ -74,7 +74,8 @@ impl Strip {
 
     /// Rounds the columns of one block in turn, each making up for the errors of those before it.
     #[inline(always)]
-    fn round_block(&mut self, factor: &Factor, block: &Block, format: &dyn GroupFormat, group: usize) {
+    fn round_block<S: Simd>(&mut self, simd: S, block: &Block, work: &Shared) {
+        let Shared { factor, format, group } = *work;
         let real = block.width.min(factor.cols - block.start);
         for j in 0..real {
             let position = block.start + j;
@@ -97,11 +98,7 @@ impl Strip {
             add_cost(&mut self.cost, &error, -factor.excess[position]);
             let shares = &block.compensation[j * block.width + j + 1..j * block.width + real];
             for (later, &share) in self.current[j + 1..real].iter_mut().zip(shares) {
-                let mut sums = *later;
-                for lane in 0..LANES {
-                    sums[lane] -= share * step[lane];
-                }
-                *later = sums;
+                subtract(simd, later, share, &step);
             }
         }
     }
@@ -124,31 +121,38 @@ impl Strip {
     }
 }
 
-/// Solving the loaded rows of strips.
-pub(super) struct Work<'a> {
-    pub(super) strips: &'a mut [Strip],
+/// What all strips have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<'a> {
     pub(super) factor: &'a Factor,
     pub(super) format: &'a dyn GroupFormat,
     pub(super) group: usize,
 }
 
-impl Work<'_> {
-    pub(super) fn solve(self) {
-        Arch::new().dispatch(self);
+impl Shared<'_> {
+    /// Solves the loaded rows of all strips.
+    pub(super) fn solve(self, strips: &mut [Strip]) {
+        Arch::new().dispatch(Work { shared: self, strips });
     }
 }
 
-impl NullaryFnOnce for Work<'_> {
+struct Work<'a, 'b> {
+    shared: Shared<'a>,
+    strips: &'b mut [Strip],
+}
+
+impl WithSimd for Work<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
-        solve(self.strips, self.factor, self.format, self.group);
+    fn with_simd<S: Simd>(self, simd: S) {
+        solve(simd, self.strips, &self.shared);
     }
 }
 
 #[inline(always)]
-fn solve(strips: &mut [Strip], factor: &Factor, format: &dyn GroupFormat, group: usize) {
+fn solve<S: Simd>(simd: S, strips: &mut [Strip], shared: &Shared) {
+    let factor = shared.factor;
     for block in &factor.blocks {
         let range = block.start..block.start + block.width;
         for strip in &mut *strips {
@@ -175,7 +179,7 @@ fn solve(strips: &mut [Strip], factor: &Factor, format: &dyn GroupFormat, group:
             }
         }
         for strip in &mut *strips {
-            strip.round_block(factor, block, format, group);
+            strip.round_block(simd, block, shared);
             strip.score_block(factor, block);
         }
     }
@@ -191,6 +195,16 @@ fn fit(format: &dyn GroupFormat, group: &[Lanes], weights: Option<&[f64]>, grids
         if let Ok(fitted) = format.fit(&row[..group.len()], weights) {
             *grid = fitted;
         }
+    }
+}
+
+/// By hand: left to itself the compiler makes vectors of the same row of many columns.
+#[inline(always)]
+fn subtract<S: Simd>(simd: S, to: &mut Lanes, factor: f32, from: &Lanes) {
+    let (to, from) = (S::as_mut_simd_f32s(to).0, S::as_simd_f32s(from).0);
+    let factor = simd.splat_f32s(factor);
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to = simd.sub_f32s(*to, simd.mul_f32s(factor, from));
     }
 }
 
