@@ -18,6 +18,7 @@ pub(super) const WIDTH: usize = 8;
 const LEAST_PIVOT: f64 = 1e-13;
 
 /// What the columns of one block need, as f32.
+#[derive(Debug, PartialEq)]
 pub(super) struct Block {
     /// First column.
     pub(super) start: usize,
@@ -178,4 +179,74 @@ fn subtract(to: &mut [f64], factor: f64, from: &[f64]) {
 
 fn transposed(a: &[f64], n: usize) -> Vec<f64> {
     (0..n * n).map(|at| a[at % n * n + at / n]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A positive definite matrix.
+    fn matrix(n: usize) -> Vec<f64> {
+        let noise = |at: usize| ((at * at * 7919 + at * 31) % 1009) as f64 / 1009.0 - 0.5;
+        let rows: Vec<f64> = (0..n * 3).map(noise).collect();
+        let dot = |i: usize, j: usize| (0..3).map(|k| rows[i * 3 + k] * rows[j * 3 + k]).sum::<f64>();
+        (0..n * n).map(|at| dot(at / n, at % n) + if at / n == at % n { 0.4 } else { 0.0 }).collect()
+    }
+
+    /// M as a dense matrix, and R_BB of every block.
+    fn dense(blocks: &[Block], n: usize) -> (Vec<f64>, Vec<f64>) {
+        let (mut m, mut r) = (vec![0.0; n * n], vec![0.0; n * n]);
+        for block in blocks {
+            for col in 0..block.width {
+                let (panel, lane) = (col / HEIGHT, col % HEIGHT);
+                let at = block.start + col;
+                m[at * n + at] = 1.0;
+                for row in 0..block.start {
+                    m[row * n + at] = f64::from(block.coupling[panel * block.start + row][lane]);
+                }
+                for row in 0..block.width {
+                    r[(block.start + row) * n + at] = f64::from(block.root[panel * block.width + row][lane]);
+                }
+            }
+        }
+        (m, r)
+    }
+
+    #[test]
+    fn factors_multiply_to_the_matrix() {
+        for n in [8, 128, 136, 304] {
+            let a = matrix(n);
+            let blocks = Matrix { a: a.clone(), n }.factor().unwrap();
+            let (m, r) = dense(&blocks, n);
+            let product = |a: &[f64], b: &[f64]| -> Vec<f64> {
+                let at = |at: usize| (0..n).map(|k| a[at / n * n + k] * b[k * n + at % n]).sum();
+                (0..n * n).map(at).collect()
+            };
+            let root = product(&m, &r);
+            let back = product(&root, &transposed(&root, n));
+            assert!(a.iter().zip(&back).all(|(a, b)| (a - b).abs() < 1e-5), "{n}");
+            for block in &blocks {
+                for i in 0..block.width {
+                    let r = r[(block.start + i) * n + block.start + i];
+                    assert!((block.pivots[i] - r * r).abs() < 1e-6);
+                    assert_eq!(block.compensation[i * block.width + i], 1.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn vectors_of_any_width_give_the_same_bits() {
+        let (a, n) = (matrix(264), 264);
+        assert_eq!(Matrix { a: a.clone(), n }.factor(), factor(a, n));
+    }
+
+    #[test]
+    fn indefinite_matrices_have_no_factor() {
+        let mut a = matrix(136);
+        a[5 * 136 + 5] = -0.1;
+        assert!(Matrix { a: a.clone(), n: 136 }.factor().is_none());
+        a[5 * 136 + 5] = f64::NAN;
+        assert!(Matrix { a, n: 136 }.factor().is_none());
+    }
 }

@@ -214,3 +214,38 @@ fn add_cost(cost: &mut [f64; LANES], value: &Lanes, factor: f64) {
         cost[lane] += f64::from(value[lane]) * f64::from(value[lane]) * factor;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::TernaryGrid;
+    use crate::solve::Options;
+
+    #[test]
+    fn vectors_of_any_width_give_the_same_bits() {
+        let (cols, group) = (300, 64);
+        let noise = |at: usize| ((at * at * 7919 + at * 31) % 1009) as f32 / 1009.0 - 0.5;
+        let gram: Vec<f32> = (0..cols * cols)
+            .map(|at| noise(at / cols) * noise(at % cols) + if at / cols == at % cols { 0.3 } else { 0.0 })
+            .collect();
+        let factor = Factor::new(&gram, cols, Options::default()).unwrap();
+        let w: Vec<f32> = (0..3 * LANES * cols).map(noise).collect();
+        let shared = Shared { factor: &factor, format: &TernaryGrid::Optimal, group };
+        let strips = || -> Vec<Strip> {
+            let load = |w: &[f32]| {
+                let mut strip = Strip::new(&factor, cols.div_ceil(group));
+                strip.load(&factor, w, w, &[Grid::default(); LANES * 5]);
+                strip
+            };
+            w.chunks(LANES * cols).map(load).collect()
+        };
+        let (mut wide, mut narrow) = (strips(), strips());
+        shared.solve(&mut wide);
+        solve(pulp::Scalar::new(), &mut narrow, &shared);
+        for (wide, narrow) in wide.iter().zip(&narrow) {
+            assert!(wide.codes == narrow.codes && wide.grids == narrow.grids);
+            assert!(wide.cost == narrow.cost && wide.cost_nearest == narrow.cost_nearest);
+            assert!(wide.cost.iter().zip(&wide.cost_nearest).all(|(a, b)| 0.0 < *a && a < b));
+        }
+    }
+}
