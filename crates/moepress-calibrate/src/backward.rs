@@ -4,61 +4,125 @@
 //! only one expert's activations are alive at a time.
 
 use crate::CalibrateError;
+use crate::activations::{Activations, Slot};
+use crate::chunk::Chunk;
 use crate::gradients::GradientProbe;
-use crate::sweep::{Chunk, Sweep};
-use moepress_model::Tensor as Name;
-use moepress_nn::{Block, Ends, Experts, Mlp, Routed, Tensor, dense_mlp};
-use moepress_nn::{add_rows, from_rows, select_rows, to_rows, token_losses};
+use crate::layer::Layer;
+use crate::sweep::Sweep;
+use moepress_nn::{
+    Block, Expert, Experts, Ignore, Mlp, Routed, Tensor, add_rows, dense_mlp, from_rows, select_rows, to_rows,
+};
 use moepress_stats::{Need, Of, Quantity, Statistics};
 
+/// Gradients in the input of the experts `[tokens, hidden]` and in their gates `[tokens, experts]`.
+struct Pulled {
+    input: Tensor<2>,
+    gates: Vec<f32>,
+}
+
 impl Sweep<'_> {
-    /// The loss of a chunk from the hidden states after the last layer, and its gradient in them.
-    pub(crate) fn loss(
+    /// All chunks back through one layer: the gradients in its input, and what its probes saw.
+    pub(crate) fn backward(
         &self,
-        ends: &Ends,
-        chunk: &Chunk,
-        hidden: Vec<f32>,
-    ) -> Result<(Vec<f32>, Statistics), CalibrateError> {
-        let mut stats = Statistics::default();
-        let plain = from_rows(hidden, [chunk.tokens(), self.hidden], &self.device);
-        let predicting = chunk.predicting();
-        let leaf = plain.autodiff().require_grad();
-        let input = ends.normed(select_rows(&leaf, &predicting.rows));
-        let energy = crate::sums::squares(&to_rows(input.clone().inner()), self.hidden);
-        let logits = ends.head.forward(input);
-        let zeros = Tensor::<2>::zeros(logits.dims(), &self.device.clone().autodiff()).require_grad();
-        let logits = ends.finish(logits + zeros.clone());
-        let loss = token_losses(logits, &predicting.targets).sum();
-        let value = to_rows(loss.clone().inner()).first().copied().unwrap_or(f32::NAN);
-        stats.add(Of::Model, Quantity::Loss, vec![f64::from(value)])?;
-        stats.add(Of::Model, Quantity::Predictions, vec![predicting.rows.len() as f64])?;
-        let mut gradients = loss.backward();
-        let missing = || CalibrateError::NoGradient(Name::Head.to_string());
-        if self.needs.has(Need::Fisher) {
-            let gradient = zeros.grad_remove(&mut gradients).ok_or_else(missing)?;
-            let [_, vocab] = gradient.dims();
-            let of = Of::Tensor(Name::Head);
-            stats.add(of, Quantity::RowWeight, crate::sums::squares(&to_rows(gradient), vocab))?;
-            stats.add(of, Quantity::ColumnWeight, energy)?;
+        layer: &mut Layer<'_>,
+        acts: &mut Activations,
+        stats: &mut Statistics,
+    ) -> Result<(), CalibrateError> {
+        let index = layer.index;
+        let (before, out, into) = (Slot::Boundary(index), Slot::Gradient(index + 1), Slot::Gradient(index));
+        if layer.at_once() {
+            let block = layer.block()?;
+            return self.pass(acts, stats, &[into], |acts, i, chunk| {
+                let out = self.rows(acts.read(out, i)?, chunk);
+                let x = self.rows(acts.read(before, i)?, chunk);
+                let mut stats = Statistics::default();
+                let pull = |experts: &Experts,
+                            input: &Tensor<2>,
+                            routed: &Routed,
+                            out: &Tensor<2>,
+                            stats: &mut _| {
+                    let zero = self.nothing(input, experts.len());
+                    self.count(index, routed, stats)?;
+                    self.experts(index, experts.loaded(), input, routed, out, zero, stats)
+                };
+                let gradient = self.attention(&block, index, chunk, x, out, pull, &mut stats)?;
+                Ok((vec![gradient], stats))
+            });
         }
-        let input_gradient = leaf.grad_remove(&mut gradients).ok_or_else(missing)?;
-        Ok((to_rows(input_gradient), stats))
+        let block = layer.core()?;
+        let Mlp::Moe(experts) = &block.mlp else { return Ok(()) };
+        self.pass(acts, stats, &[Slot::Attended], |acts, i, chunk| {
+            let x = self.rows(acts.read(before, i)?, chunk);
+            Ok((
+                vec![to_rows(block.attend(x, chunk.batch, &self.rotary, None, &mut Ignore))],
+                Statistics::default(),
+            ))
+        })?;
+        let groups = layer.groups();
+        for (turn, group) in groups.iter().enumerate() {
+            let loaded = layer.experts(group)?;
+            let (from, to) = (turn % 2 == 1, turn % 2 == 0);
+            self.pass(acts, stats, &[Slot::ExpertInput(to), Slot::Gates(to)], |acts, i, chunk| {
+                let input = block.mlp_input(self.rows(acts.read(Slot::Attended, i)?, chunk));
+                let out = self.rows(acts.read(out, i)?, chunk).mul_scalar(block.residual);
+                let pulled = match turn {
+                    0 => self.nothing(&input, experts.len()),
+                    _ => Pulled {
+                        input: self.rows(acts.read(Slot::ExpertInput(from), i)?, chunk),
+                        gates: acts.read(Slot::Gates(from), i)?,
+                    },
+                };
+                let routed = experts.route(input.clone());
+                let mut stats = Statistics::default();
+                let these = loaded.iter().map(|(expert, loaded)| (*expert, loaded));
+                let pulled = self.experts(index, these, &input, &routed, &out, pulled, &mut stats)?;
+                Ok((vec![to_rows(pulled.input), pulled.gates], stats))
+            })?;
+            acts.drop(Slot::ExpertInput(from))?;
+            acts.drop(Slot::Gates(from))?;
+        }
+        acts.drop(Slot::Attended)?;
+        let last = groups.len() % 2 == 1;
+        self.pass(acts, stats, &[into], |acts, i, chunk| {
+            let out = self.rows(acts.read(out, i)?, chunk);
+            let x = self.rows(acts.read(before, i)?, chunk);
+            let pulled = Pulled {
+                input: self.rows(acts.read(Slot::ExpertInput(last), i)?, chunk),
+                gates: acts.read(Slot::Gates(last), i)?,
+            };
+            let mut stats = Statistics::default();
+            let pull =
+                |_: &Experts, _: &Tensor<2>, routed: &Routed, _: &Tensor<2>, stats: &mut Statistics| {
+                    self.count(index, routed, stats)?;
+                    Ok(pulled)
+                };
+            let gradient = self.attention(&block, index, chunk, x, out, pull, &mut stats)?;
+            Ok((vec![gradient], stats))
+        })?;
+        acts.drop(Slot::ExpertInput(last))?;
+        acts.drop(Slot::Gates(last))
     }
 
-    /// From the input of a layer and the gradient of its output: the gradient of its input, and what the
-    /// layer's probe saw.
-    pub(crate) fn backward(
+    /// From the input of a layer and the gradient of its output to the gradient of its input. `pull` differentiates
+    /// the experts.
+    #[allow(clippy::too_many_arguments)]
+    fn attention(
         &self,
         block: &Block,
         layer: usize,
         chunk: &Chunk,
-        hidden: &[f32],
-        gradient: Vec<f32>,
-    ) -> Result<(Vec<f32>, Statistics), CalibrateError> {
-        let mut stats = Statistics::default();
-        let shape = [chunk.tokens(), self.hidden];
-        let out = from_rows(gradient, shape, &self.device);
-        let leaf = from_rows(hidden.to_vec(), shape, &self.device).autodiff().require_grad();
+        x: Tensor<2>,
+        out: Tensor<2>,
+        pull: impl FnOnce(
+            &Experts,
+            &Tensor<2>,
+            &Routed,
+            &Tensor<2>,
+            &mut Statistics,
+        ) -> Result<Pulled, CalibrateError>,
+        stats: &mut Statistics,
+    ) -> Result<Vec<f32>, CalibrateError> {
+        let leaf = x.autodiff().require_grad();
         let mut probe = GradientProbe::new(layer, self.needs);
         let attended = block.attend(leaf.clone(), chunk.batch, &self.rotary, None, &mut probe);
         let input = block.mlp_input(attended.clone());
@@ -67,9 +131,9 @@ impl Sweep<'_> {
             Mlp::Dense(gated) => (dense_mlp(gated, input, &mut probe) * mlp_out).sum(),
             Mlp::Moe(experts) => {
                 let routed = experts.route(input.clone());
-                let (d_input, d_gates) =
-                    self.experts(experts, layer, &input.clone().inner(), &routed, &mlp_out, &mut stats)?;
-                let through = (input.clone() * d_input).sum() + (routed.gates * d_gates).sum();
+                let pulled = pull(experts, &input.clone().inner(), &routed, &mlp_out, stats)?;
+                let gates = from_rows(pulled.gates, [chunk.tokens(), experts.len()], &self.device);
+                let through = (input.clone() * pulled.input).sum() + (routed.gates * gates).sum();
                 match experts.shared(input, &mut probe) {
                     Some(shared) => through + (shared * mlp_out).sum(),
                     None => through,
@@ -78,48 +142,60 @@ impl Sweep<'_> {
         };
         let mut gradients = (through + (attended * out).sum()).backward();
         let missing = || CalibrateError::NoGradient(format!("the input of layer {layer}"));
-        let input_gradient = to_rows(leaf.grad_remove(&mut gradients).ok_or_else(missing)?);
-        probe.finish(&mut stats, |leaf| leaf.grad_remove(&mut gradients))?;
-        Ok((input_gradient, stats))
+        let gradient = to_rows(leaf.grad_remove(&mut gradients).ok_or_else(missing)?);
+        probe.finish(stats, |leaf| leaf.grad_remove(&mut gradients))?;
+        Ok(gradient)
     }
 
-    /// Differentiates every expert by itself; returns the gradients in the MLP's input and in the gates.
-    fn experts(
+    fn nothing(&self, input: &Tensor<2>, experts: usize) -> Pulled {
+        Pulled { input: input.zeros_like(), gates: vec![0.0; input.dims()[0] * experts] }
+    }
+
+    /// Tokens per expert, where no probe of the forward half counts them.
+    fn count(&self, layer: usize, routed: &Routed, stats: &mut Statistics) -> Result<(), CalibrateError> {
+        if !self.needs.has(Need::Routing) {
+            let counts = routed.tokens.iter().map(|chosen| chosen.len() as f64).collect();
+            stats.add(Of::Layer(layer), Quantity::Tokens, counts)?;
+        }
+        Ok(())
+    }
+
+    /// Differentiates experts one by one and adds what comes out to `pulled`.
+    #[allow(clippy::too_many_arguments)]
+    fn experts<'a>(
         &self,
-        experts: &Experts,
         layer: usize,
+        experts: impl IntoIterator<Item = (usize, &'a Expert)>,
         input: &Tensor<2>,
         routed: &Routed,
         out: &Tensor<2>,
+        mut pulled: Pulled,
         stats: &mut Statistics,
-    ) -> Result<(Tensor<2>, Tensor<2>), CalibrateError> {
-        let [tokens, _] = input.dims();
-        let count = experts.len();
+    ) -> Result<Pulled, CalibrateError> {
+        let count = routed.tokens.len();
         let gates = to_rows(routed.gates.clone().inner());
-        let mut d_input = Tensor::<2>::zeros(input.dims(), &self.device);
-        let mut d_gates = vec![0.0; tokens * count];
-        for (expert, chosen) in routed.tokens.iter().enumerate().filter(|(_, chosen)| !chosen.is_empty()) {
+        for (index, expert) in experts {
+            let chosen = &routed.tokens[index];
+            if chosen.is_empty() {
+                continue;
+            }
             let x = select_rows(input, chosen).autodiff().require_grad();
-            let gate: Vec<f32> = chosen.iter().map(|&t| gates[t as usize * count + expert]).collect();
+            let gate: Vec<f32> = chosen.iter().map(|&t| gates[t as usize * count + index]).collect();
             let gate = from_rows(gate, [chosen.len(), 1], &self.device).autodiff().require_grad();
             let mut probe = GradientProbe::new(layer, self.needs);
-            let y = experts.expert(expert, x.clone(), &mut probe);
+            let y = expert.forward(index, x.clone(), &mut probe);
             let mut gradients = (y * gate.clone() * select_rows(out, chosen)).sum().backward();
             // None for an expert without atoms, whose output does not depend on its input.
             if let Some(gradient) = x.grad_remove(&mut gradients) {
-                d_input = add_rows(d_input, chosen, gradient);
+                pulled.input = add_rows(pulled.input, chosen, gradient);
             }
             if let Some(gradient) = gate.grad_remove(&mut gradients) {
                 for (&token, value) in chosen.iter().zip(to_rows(gradient)) {
-                    d_gates[token as usize * count + expert] = value;
+                    pulled.gates[token as usize * count + index] = value;
                 }
             }
             probe.finish(stats, |leaf| leaf.grad_remove(&mut gradients))?;
         }
-        let counts = routed.tokens.iter().map(|chosen| chosen.len() as f64).collect();
-        if !self.needs.has(Need::Routing) {
-            stats.add(Of::Layer(layer), Quantity::Tokens, counts)?;
-        }
-        Ok((d_input, from_rows(d_gates, [tokens, count], &self.device)))
+        Ok(pulled)
     }
 }

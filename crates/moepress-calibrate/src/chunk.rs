@@ -8,3 +8,37 @@ const TOKENS: usize = 1024;
 pub fn windows_per_chunk(window: usize) -> usize {
     (TOKENS / window.max(1)).max(1)
 }
+
+/// Windows of equal length that run as one batch.
+pub(crate) struct Chunk {
+    pub ids: Vec<u32>,
+    pub batch: usize,
+    window: usize,
+}
+
+/// Rows of a chunk that predict, and what they should predict.
+pub(crate) struct Predicting {
+    pub rows: Vec<u32>,
+    pub targets: Vec<u32>,
+}
+
+impl Chunk {
+    /// The chunks of windows of one length.
+    pub fn cut(windows: &[Vec<u32>]) -> Vec<Self> {
+        let window = windows.first().map_or(0, Vec::len);
+        let chunk = |windows: &[Vec<u32>]| Self { ids: windows.concat(), batch: windows.len(), window };
+        windows.chunks(windows_per_chunk(window)).map(chunk).collect()
+    }
+
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Every token but the last of a window predicts the next.
+    pub fn predicting(&self) -> Predicting {
+        let rows: Vec<u32> =
+            (0..self.ids.len() as u32).filter(|row| !(row + 1).is_multiple_of(self.window as u32)).collect();
+        let targets = rows.iter().map(|&row| self.ids[row as usize + 1]).collect();
+        Predicting { rows, targets }
+    }
+}

@@ -1,66 +1,112 @@
 //! Routing statistics, seen in a forward pass.
 
-use crate::sums::norm;
-use moepress_nn::{Routed, Tensor, Watch, to_rows};
+use crate::sums::{columns, norm};
+use moepress_nn::{Expert, Ignore, Routed, Tensor, Watch, to_rows};
 use moepress_stats::{Of, Quantity, Statistics, StatisticsError};
+use std::collections::BTreeMap;
 
-/// Tokens, gates and output norms per expert, and the gram of the router logits, of one layer.
+/// Tokens, gates and outputs per expert, pairs of experts, and the gram of the router logits, of one layer.
 pub struct RoutingProbe {
     layer: usize,
+    logits: Tensor<2>,
     gates: Vec<f32>,
     chosen: Vec<Vec<u32>>,
-    gram: Vec<f64>,
-    norms: Vec<f64>,
-    gated_norms: Vec<f64>,
+    outputs: BTreeMap<usize, Outputs>,
+}
+
+/// Sums over the tokens routed to an expert.
+struct Outputs {
+    norm: f64,
+    gated_norm: f64,
+    sum: Vec<f64>,
 }
 
 impl RoutingProbe {
-    pub fn new(layer: usize) -> Self {
-        let (gates, chosen, gram) = Default::default();
-        Self { layer, gates, chosen, gram, norms: vec![], gated_norms: vec![] }
+    pub fn new(layer: usize, routed: &Routed) -> Self {
+        Self {
+            layer,
+            logits: routed.logits.clone(),
+            gates: to_rows(routed.gates.clone()),
+            chosen: routed.tokens.clone(),
+            outputs: BTreeMap::new(),
+        }
     }
 
-    /// Adds what was seen; nothing for a layer without experts.
-    pub fn finish(self, stats: &mut Statistics) -> Result<(), StatisticsError> {
-        let experts = self.chosen.len();
-        if experts == 0 {
-            return Ok(());
-        }
-        let of = Of::Layer(self.layer);
+    /// Adds what the router did.
+    pub fn finish_router(&self, stats: &mut Statistics) -> Result<(), StatisticsError> {
+        let (of, experts) = (Of::Layer(self.layer), self.chosen.len());
         let gate = |(expert, tokens): (usize, &Vec<u32>)| -> f64 {
             tokens.iter().map(|&token| f64::from(self.gates[token as usize * experts + expert])).sum()
         };
         let counts = self.chosen.iter().map(|tokens| tokens.len() as f64).collect();
         stats.add(of, Quantity::Tokens, counts)?;
         stats.add(of, Quantity::GateSum, self.chosen.iter().enumerate().map(gate).collect())?;
-        stats.add(of, Quantity::NormSum, self.norms)?;
-        stats.add(of, Quantity::GateNormSum, self.gated_norms)?;
-        stats.add(of, Quantity::RouterGram, self.gram)
+        stats.add(of, Quantity::Coactivation, self.pairs())?;
+        let rows = self.logits.dims()[1];
+        let mut gram = vec![0.0; rows * rows];
+        for logits in to_rows(self.logits.clone()).chunks_exact(rows) {
+            for (sums, &a) in gram.chunks_exact_mut(rows).zip(logits) {
+                sums.iter_mut().zip(logits).for_each(|(sum, &b)| *sum += f64::from(a) * f64::from(b));
+            }
+        }
+        stats.add(of, Quantity::RouterGram, gram)
+    }
+
+    /// Tokens that each pair of experts shares.
+    fn pairs(&self) -> Vec<f64> {
+        let experts = self.chosen.len();
+        let mut of_token: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (expert, tokens) in self.chosen.iter().enumerate() {
+            tokens.iter().for_each(|&token| of_token.entry(token).or_default().push(expert));
+        }
+        let mut pairs = vec![0.0; experts * experts];
+        for chosen in of_token.values() {
+            for &a in chosen {
+                chosen.iter().for_each(|&b| pairs[a * experts + b] += 1.0);
+            }
+        }
+        pairs
+    }
+
+    /// Adds what the experts returned; those that were not seen count as nothing.
+    pub fn finish_outputs(&self, stats: &mut Statistics) -> Result<(), StatisticsError> {
+        let per_expert = |f: fn(&Outputs) -> f64| {
+            (0..self.chosen.len()).map(|expert| self.outputs.get(&expert).map_or(0.0, f)).collect()
+        };
+        let of = Of::Layer(self.layer);
+        stats.add(of, Quantity::NormSum, per_expert(|outputs| outputs.norm))?;
+        stats.add(of, Quantity::GateNormSum, per_expert(|outputs| outputs.gated_norm))?;
+        self.outputs.iter().try_for_each(|(&expert, outputs)| {
+            stats.add(Of::Expert(self.layer, expert), Quantity::OutputSum, outputs.sum.clone())
+        })
     }
 }
 
 impl Watch for RoutingProbe {
-    fn routed(&mut self, routed: &Routed) {
-        let rows = routed.logits.dims()[1];
-        self.gram = vec![0.0; rows * rows];
-        for logits in to_rows(routed.logits.clone()).chunks_exact(rows) {
-            for (sums, &a) in self.gram.chunks_exact_mut(rows).zip(logits) {
-                sums.iter_mut().zip(logits).for_each(|(sum, &b)| *sum += f64::from(a) * f64::from(b));
-            }
-        }
-        self.gates = to_rows(routed.gates.clone());
-        self.chosen = routed.tokens.clone();
-        self.norms = vec![0.0; self.chosen.len()];
-        self.gated_norms = vec![0.0; self.chosen.len()];
-    }
-
     fn expert(&mut self, expert: usize, output: &Tensor<2>) {
         let [_, hidden] = output.dims();
-        let experts = self.chosen.len();
-        for (row, &token) in to_rows(output.clone()).chunks_exact(hidden).zip(&self.chosen[expert]) {
+        let (experts, values) = (self.chosen.len(), to_rows(output.clone()));
+        let mut outputs = Outputs { norm: 0.0, gated_norm: 0.0, sum: columns(&values, hidden) };
+        for (row, &token) in values.chunks_exact(hidden).zip(&self.chosen[expert]) {
             let gate = f64::from(self.gates[token as usize * experts + expert]);
-            self.norms[expert] += norm(row);
-            self.gated_norms[expert] += gate * norm(row);
+            outputs.norm += norm(row);
+            outputs.gated_norm += gate * norm(row);
         }
+        self.outputs.insert(expert, outputs);
     }
+}
+
+/// Adds the outputs of experts summed over all tokens, routed to them or not.
+pub fn output_sums<'a>(
+    layer: usize,
+    experts: impl IntoIterator<Item = (usize, &'a Expert)>,
+    input: &Tensor<2>,
+    stats: &mut Statistics,
+) -> Result<(), StatisticsError> {
+    let [_, hidden] = input.dims();
+    for (index, expert) in experts {
+        let output = to_rows(expert.forward(index, input.clone(), &mut Ignore));
+        stats.add(Of::Expert(layer, index), Quantity::AnyOutputSum, columns(&output, hidden))?;
+    }
+    Ok(())
 }

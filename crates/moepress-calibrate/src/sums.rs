@@ -13,6 +13,15 @@ pub fn squares(values: &[f32], cols: usize) -> Vec<f64> {
     sums
 }
 
+/// Σ over rows of value per column.
+pub fn columns(values: &[f32], cols: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; cols];
+    for row in values.chunks_exact(cols.max(1)) {
+        sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+    }
+    sums
+}
+
 /// Σ over rows of (a b)² per column.
 pub fn squared_products(a: &[f32], b: &[f32], cols: usize) -> Vec<f64> {
     let mut sums = vec![0.0; cols];

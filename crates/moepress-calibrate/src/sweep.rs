@@ -1,19 +1,20 @@
 //! Walking the layers.
 
-use crate::chunk::windows_per_chunk;
+use crate::activations::{Activations, Slot, Spool};
+use crate::chunk::Chunk;
+use crate::layer::Layer;
+use crate::layout::{Layout, Work};
 use moepress_checkpoint::{CheckpointError, Progress, Source};
 use moepress_model::Tensor as Name;
-use moepress_nn::{Block, BlockError, Builder, Device, Ends, Rotary, dense, to_rows};
+use moepress_nn::{BlockError, Device, Ends, Rotary, Tensor, dense, from_rows, to_rows};
 use moepress_stats::{Need, Needs, Of, Quantity, Statistics, StatisticsError};
 use rayon::prelude::*;
-
-/// Chunks whose sums are held at a time; fixed, so that the order of additions is.
-const CHUNKS_AT_ONCE: usize = 8;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why a sweep ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum CalibrateError {
-    /// Weights could not be read.
+    /// Weights could not be read, or activations not kept.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// Weights do not fit the description.
@@ -25,154 +26,211 @@ pub enum CalibrateError {
     /// A gradient that every token has was not formed.
     #[error("no gradient reached {0}: this is a fault of moepress, please report it")]
     NoGradient(String),
+    /// The limit on memory is too low for any way of working.
+    #[error("at least {needed} bytes of memory are needed, the limit is {limit}")]
+    Memory {
+        /// The least that would do.
+        needed: u64,
+        /// What is allowed.
+        limit: u64,
+    },
     /// The caller asked for an end.
     #[error("interrupted")]
     Cancelled,
 }
 
-/// Windows of equal length that run as one batch.
-pub(crate) struct Chunk {
-    ids: Vec<u32>,
-    pub(crate) batch: usize,
-    window: usize,
+/// What a sweep may use.
+#[derive(Clone)]
+pub struct Means {
+    /// Where tensors live; only on the CPU is the result the same bit for bit wherever it runs.
+    pub device: Device,
+    /// Most memory the process may have resident, in bytes; none for as much as the sweep likes.
+    pub memory: Option<u64>,
+    /// Where activations may go when they do not fit; without it they stay in memory.
+    pub spool: Option<Spool>,
 }
 
-/// The rows of a chunk that predict, and what they should predict.
-pub(crate) struct Predicting {
-    pub(crate) rows: Vec<u32>,
-    pub(crate) targets: Vec<u32>,
-}
-
-impl Chunk {
-    pub(crate) fn tokens(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Every token but the last of a window predicts the next.
-    pub(crate) fn predicting(&self) -> Predicting {
-        let rows: Vec<u32> =
-            (0..self.ids.len() as u32).filter(|row| !(row + 1).is_multiple_of(self.window as u32)).collect();
-        let targets = rows.iter().map(|&row| self.ids[row as usize + 1]).collect();
-        Predicting { rows, targets }
+impl Means {
+    /// This device, and as much memory as the sweep likes.
+    pub fn unlimited(device: &Device) -> Self {
+        Self { device: device.clone(), memory: None, spool: None }
     }
 }
 
 /// What stays the same during a sweep.
 pub(crate) struct Sweep<'a> {
-    pub(crate) needs: &'a Needs,
-    pub(crate) hidden: usize,
-    pub(crate) device: Device,
-    pub(crate) rotary: Rotary,
+    pub needs: &'a Needs,
+    pub hidden: usize,
+    pub device: Device,
+    pub rotary: Rotary,
+    chunks: Vec<Chunk>,
+    progress: &'a dyn Progress,
+    /// Chunk passes done, and in all.
+    steps: (AtomicU64, u64),
 }
 
-/// Measures `needs` on windows of token ids of one length, on the model as `source` has it. Tensors live on
-/// `device`; only on the CPU is the result the same bit for bit wherever it runs.
+/// Measures `needs` on windows of token ids of one length, on the model as `source` has it. The memory that is
+/// allowed decides how the sweep works, not what it comes to.
 ///
 /// # Errors
-/// The weights cannot be read or do not fit, a statistic is not finite, or the caller cancelled.
+/// The weights cannot be read or do not fit, a statistic is not finite, the memory is too little for any way of
+/// working, or the caller cancelled.
 pub fn sweep(
     source: &dyn Source,
     windows: &[Vec<u32>],
     needs: &Needs,
-    device: &Device,
+    means: &Means,
+    progress: &dyn Progress,
+) -> Result<Statistics, CalibrateError> {
+    let window = windows.first().map_or(0, Vec::len);
+    let work = Work { tokens: windows.len() * window, window, threads: rayon::current_num_threads(), needs };
+    let layout = Layout::choose(source.spec(), &work, means.memory, means.spool.is_some())
+        .map_err(|needed| CalibrateError::Memory { needed, limit: means.memory.unwrap_or(u64::MAX) })?;
+    sweep_as(source, windows, needs, means, &layout, progress)
+}
+
+/// The same, in a way of working that the caller chose.
+///
+/// # Errors
+/// As [`sweep`], but for the memory.
+pub fn sweep_as(
+    source: &dyn Source,
+    windows: &[Vec<u32>],
+    needs: &Needs,
+    means: &Means,
+    layout: &Layout,
     progress: &dyn Progress,
 ) -> Result<Statistics, CalibrateError> {
     let spec = source.spec();
-    let device = device.clone();
     let window = windows.first().map_or(0, Vec::len);
-    let chunks: Vec<Chunk> = windows
-        .chunks(windows_per_chunk(window))
-        .map(|windows| Chunk { ids: windows.concat(), batch: windows.len(), window })
-        .collect();
-    let rotary = Rotary::new(&spec.attention, 0, window, &device);
-    let run = Sweep { needs, hidden: spec.hidden, device, rotary };
-    let ends = Ends::new(
-        spec,
-        |name| source.tensor(name).map_err(CalibrateError::from),
-        &|stored| dense(&stored, &run.device),
-        &run.device,
-    )?;
-    let steps = spec.layers.len() as u64 * if needs.backward() { 2 } else { 1 };
-    let mut stats = Statistics::default();
-    stats.add(Of::Model, Quantity::Tokens, vec![(windows.len() * window) as f64])?;
-
-    let mut boundaries: Vec<Vec<Vec<f32>>> = Vec::new();
-    let mut hidden: Vec<Vec<f32>> =
-        chunks.iter().map(|chunk| to_rows(ends.embed(&chunk.ids, &run.device))).collect();
-    for layer in 0..spec.layers.len() {
-        check(progress)?;
-        let block = load_block(source, layer, &run.device)?;
-        let next = in_order(&chunks, &mut stats, |index, chunk| {
-            run.forward(&block, layer, chunk, hidden[index].clone())
-        })?;
-        let before = std::mem::replace(&mut hidden, next);
-        if needs.backward() {
-            boundaries.push(before);
-        }
-        progress.step("calibrate", layer as u64 + 1, steps);
-    }
-    if needs.backward() {
-        let mut gradients =
-            in_order(&chunks, &mut stats, |index, chunk| run.loss(&ends, chunk, hidden[index].clone()))?;
-        while let Some(before) = boundaries.pop() {
-            let layer = boundaries.len();
-            check(progress)?;
-            let block = load_block(source, layer, &run.device)?;
-            gradients = in_order(&chunks, &mut stats, |index, chunk| {
-                run.backward(&block, layer, chunk, &before[index], gradients[index].clone())
-            })?;
-            progress.step("calibrate", steps - layer as u64, steps);
-        }
-        if needs.has(Need::Fisher) {
-            embedding_weights(spec.vocab, spec.hidden, &chunks, &gradients, &mut stats)?;
-        }
-    }
+    let chunks = Chunk::cut(windows);
+    let passes = layout.passes(spec, needs);
+    let run = Sweep {
+        needs,
+        hidden: spec.hidden,
+        device: means.device.clone(),
+        rotary: Rotary::new(&spec.attention, 0, window, &means.device),
+        steps: (AtomicU64::new(0), passes * chunks.len() as u64),
+        chunks,
+        progress,
+    };
+    let mut acts = Activations::new(means.spool.clone().filter(|_| layout.spooled))?;
+    let result = run.walk(source, layout, &mut acts);
+    // What the sweep itself ran into is the better story.
+    let closed = acts.close();
+    let stats = result?;
+    closed?;
     stats.check_finite()?;
     Ok(stats)
 }
 
-/// Runs `work` on every chunk in parallel and adds its sums in the order of the chunks.
-fn in_order<T: Send>(
-    chunks: &[Chunk],
-    stats: &mut Statistics,
-    work: impl Fn(usize, &Chunk) -> Result<(T, Statistics), CalibrateError> + Sync,
-) -> Result<Vec<T>, CalibrateError> {
-    let mut all = Vec::with_capacity(chunks.len());
-    for (block, group) in chunks.chunks(CHUNKS_AT_ONCE).enumerate() {
-        let results: Vec<_> = group
-            .par_iter()
-            .enumerate()
-            .map(|(index, chunk)| work(block * CHUNKS_AT_ONCE + index, chunk))
-            .collect();
-        for result in results {
-            let (value, part) = result?;
-            stats.merge(part)?;
-            all.push(value);
+impl Sweep<'_> {
+    fn walk(
+        &self,
+        source: &dyn Source,
+        layout: &Layout,
+        acts: &mut Activations,
+    ) -> Result<Statistics, CalibrateError> {
+        let spec = source.spec();
+        let mut stats = Statistics::default();
+        let tokens: usize = self.chunks.iter().map(Chunk::tokens).sum();
+        stats.add(Of::Model, Quantity::Tokens, vec![tokens as f64])?;
+        let ends = self.ends(source)?;
+        self.pass(acts, &mut stats, &[Slot::Boundary(0)], |_, _, chunk| {
+            Ok((vec![to_rows(ends.embed(&chunk.ids, &self.device))], Statistics::default()))
+        })?;
+        drop(ends);
+        let last = spec.layers.len();
+        for layer in 0..last {
+            let mut layer = Layer::new(source, layer, &self.device, layout.experts);
+            self.forward(&mut layer, acts, &mut stats)?;
+            if !self.needs.backward() {
+                acts.drop(Slot::Boundary(layer.index))?;
+            }
         }
+        if !self.needs.backward() {
+            return Ok(stats);
+        }
+        let ends = self.ends(source)?;
+        self.pass(acts, &mut stats, &[Slot::Gradient(last)], |acts, i, chunk| {
+            let (gradient, stats) = self.loss(&ends, chunk, &acts.read(Slot::Boundary(last), i)?)?;
+            Ok((vec![gradient], stats))
+        })?;
+        drop(ends);
+        acts.drop(Slot::Boundary(last))?;
+        for layer in (0..last).rev() {
+            let mut layer = Layer::new(source, layer, &self.device, layout.experts);
+            self.backward(&mut layer, acts, &mut stats)?;
+            acts.drop(Slot::Boundary(layer.index))?;
+            acts.drop(Slot::Gradient(layer.index + 1))?;
+        }
+        if self.needs.has(Need::Fisher) {
+            self.embedding_weights(spec.vocab, acts, &mut stats)?;
+        }
+        Ok(stats)
     }
-    Ok(all)
-}
 
-/// Uses of every token, and the gradient energy of the embedded hidden states.
-fn embedding_weights(
-    vocab: usize,
-    hidden: usize,
-    chunks: &[Chunk],
-    gradients: &[Vec<f32>],
-    stats: &mut Statistics,
-) -> Result<(), StatisticsError> {
-    let of = Of::Tensor(Name::Embedding);
-    let mut uses = vec![0.0; vocab];
-    chunks.iter().flat_map(|chunk| &chunk.ids).for_each(|&id| uses[id as usize] += 1.0);
-    stats.add(of, Quantity::RowWeight, uses)?;
-    gradients.iter().try_for_each(|g| stats.add(of, Quantity::ColumnWeight, crate::sums::squares(g, hidden)))
-}
+    /// Runs `work` on every chunk in parallel; adds its sums and keeps what it returns for `slots` in the order of
+    /// the chunks, so that neither depends on the number of threads.
+    pub(crate) fn pass(
+        &self,
+        acts: &mut Activations,
+        stats: &mut Statistics,
+        slots: &[Slot],
+        work: impl Fn(&Activations, usize, &Chunk) -> Result<(Vec<Vec<f32>>, Statistics), CalibrateError> + Sync,
+    ) -> Result<(), CalibrateError> {
+        let at_once = 2 * rayon::current_num_threads();
+        let indexed: Vec<(usize, &Chunk)> = self.chunks.iter().enumerate().collect();
+        for group in indexed.chunks(at_once) {
+            if self.progress.cancelled() {
+                return Err(CalibrateError::Cancelled);
+            }
+            let shared = &*acts;
+            let results: Vec<_> =
+                group.par_iter().map(|&(index, chunk)| work(shared, index, chunk)).collect();
+            for (&(index, _), result) in group.iter().zip(results) {
+                let (values, part) = result?;
+                stats.merge(part)?;
+                for (&slot, values) in slots.iter().zip(values) {
+                    acts.write(slot, index, values)?;
+                }
+            }
+            let (done, all) = (&self.steps.0, self.steps.1);
+            let here = group.len() as u64;
+            self.progress.step("calibrate", done.fetch_add(here, Ordering::Relaxed) + here, all);
+        }
+        slots.iter().try_for_each(|&slot| acts.finish(slot))
+    }
 
-fn load_block(source: &dyn Source, layer: usize, device: &Device) -> Result<Block, CalibrateError> {
-    let weights = source.layer(layer)?;
-    Ok(Builder::new(source.spec(), layer, weights, &|stored| dense(&stored, device), device).block()?)
-}
+    /// Rows of a chunk as a tensor.
+    pub(crate) fn rows(&self, values: Vec<f32>, chunk: &Chunk) -> Tensor<2> {
+        from_rows(values, [chunk.tokens(), self.hidden], &self.device)
+    }
 
-fn check(progress: &dyn Progress) -> Result<(), CalibrateError> {
-    if progress.cancelled() { Err(CalibrateError::Cancelled) } else { Ok(()) }
+    fn ends(&self, source: &dyn Source) -> Result<Ends, CalibrateError> {
+        Ends::new(
+            source.spec(),
+            |name| source.tensor(name).map_err(CalibrateError::from),
+            &|stored| dense(&stored, &self.device),
+            &self.device,
+        )
+    }
+
+    /// Uses of every token, and the gradient energy of the embedded hidden states.
+    fn embedding_weights(
+        &self,
+        vocab: usize,
+        acts: &Activations,
+        stats: &mut Statistics,
+    ) -> Result<(), CalibrateError> {
+        let of = Of::Tensor(Name::Embedding);
+        let mut uses = vec![0.0; vocab];
+        self.chunks.iter().flat_map(|chunk| &chunk.ids).for_each(|&id| uses[id as usize] += 1.0);
+        stats.add(of, Quantity::RowWeight, uses)?;
+        for index in 0..self.chunks.len() {
+            let gradient = acts.read(Slot::Gradient(0), index)?;
+            stats.add(of, Quantity::ColumnWeight, crate::sums::squares(&gradient, self.hidden))?;
+        }
+        Ok(())
+    }
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Reference, all, all_close, model};
-use moepress_calibrate::sweep;
+use moepress_calibrate::{Means, sweep};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Silent, Source};
 use moepress_model::{LayerWeights, ModelSpec, Part, Projection, Tensor};
 use moepress_nn::Device;
@@ -21,7 +21,7 @@ fn close(found: f64, wanted: f64, tolerance: f64, what: &str) {
 
 fn measure(source: &dyn Source, windows: &[Vec<u32>]) -> Statistics {
     let needs = Needs::of([Need::Routing, Need::Atoms, Need::Fisher]);
-    sweep(source, windows, &needs, &Device::flex(), &Silent).unwrap()
+    sweep(source, windows, &needs, &Means::unlimited(&Device::flex()), &Silent).unwrap()
 }
 
 #[test]

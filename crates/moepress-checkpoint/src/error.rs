@@ -103,8 +103,13 @@ impl CheckpointError {
         Self::Io { path: path.to_owned(), action, source }
     }
 
+    /// An error of writing a file of ours.
+    pub fn writing(path: &Path, source: io::Error) -> Self {
+        Self::io(path, "cannot write", source)
+    }
+
     /// An error of reading an input: what is missing, cut short or no file is the input's fault.
-    pub(crate) fn reading(file: &Path, source: io::Error) -> Self {
+    pub fn reading(file: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::NotFound => Self::bad_input(file, "file", "missing"),
             io::ErrorKind::UnexpectedEof => {

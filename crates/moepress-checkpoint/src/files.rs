@@ -66,6 +66,12 @@ pub trait Files: Send + Sync {
     /// file systems.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// As the system reports them.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
     /// Removes a directory with all it holds; links inside are removed, not followed.
     ///
     /// # Errors
@@ -104,7 +110,7 @@ pub trait ReadAt: Send + Sync {
 }
 
 /// A new file that is written from its start.
-pub trait WriteSync: Send {
+pub trait WriteSync: Send + Sync {
     /// Appends all of `bytes`.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use crate::Side;
 use crate::Site;
 use crate::attention::{Attend, KeyValues};
-use crate::moe::{Experts, Gated};
+use crate::moe::{Expert, Experts, Gated};
 use crate::ops::{Norm, times};
 use crate::rotary::Rotary;
 use crate::watch::Watch;
@@ -46,6 +46,32 @@ impl Block {
     /// The normed hidden states that the MLP sees.
     pub fn mlp_input(&self, x: Tensor<2>) -> Tensor<2> {
         self.mlp_norm.forward(x)
+    }
+
+    /// Gives a mixture its routed experts, all of them in order.
+    pub fn put_experts(&mut self, experts: Vec<Expert>) {
+        if let Mlp::Moe(moe) = &mut self.mlp {
+            moe.experts = experts;
+        }
+    }
+
+    /// From the hidden states after attention, the same normed, and the sum of the gated routed experts (ignored
+    /// by a dense layer): the hidden states after the layer.
+    pub fn leave(
+        &self,
+        attended: Tensor<2>,
+        normed: Tensor<2>,
+        sum: Tensor<2>,
+        watch: &mut dyn Watch,
+    ) -> Tensor<2> {
+        let y = match &self.mlp {
+            Mlp::Dense(gated) => dense_mlp(gated, normed, watch),
+            Mlp::Moe(experts) => match experts.shared(normed, watch) {
+                Some(shared) => sum + shared,
+                None => sum,
+            },
+        };
+        attended + times(y, self.residual)
     }
 
     /// The whole layer on `[batch · tokens, hidden]`.

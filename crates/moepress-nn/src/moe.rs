@@ -142,25 +142,37 @@ impl Experts {
         })
     }
 
-    /// One loaded expert on the tokens routed to it, `[n, hidden]` → `[n, hidden]`, before its gate.
-    pub fn expert(&self, expert: usize, x: Tensor<2>, watch: &mut dyn Watch) -> Tensor<2> {
-        match self.experts.get(expert) {
-            Some(loaded) => loaded.forward(expert, x, watch),
-            None => x.zeros_like(),
+    /// Adds the gated outputs of these experts to `sum`, all `[tokens, hidden]`; `x` are the normed hidden states.
+    pub fn add<'a>(
+        &self,
+        experts: impl IntoIterator<Item = (usize, &'a Expert)>,
+        x: &Tensor<2>,
+        routed: &Routed,
+        mut sum: Tensor<2>,
+        watch: &mut dyn Watch,
+    ) -> Tensor<2> {
+        let [tokens, _] = x.dims();
+        for (index, expert) in experts {
+            let chosen = &routed.tokens[index];
+            if !chosen.is_empty() {
+                let y = expert.forward(index, select_rows(x, chosen), watch);
+                let gate = select_rows(&routed.gates.clone().slice([0..tokens, index..index + 1]), chosen);
+                sum = add_rows(sum, chosen, y * gate);
+            }
         }
+        sum
+    }
+
+    /// The experts that are loaded, by index.
+    pub fn loaded(&self) -> impl Iterator<Item = (usize, &Expert)> {
+        self.experts.iter().enumerate()
     }
 
     /// `[tokens, hidden]` of normed hidden states → the weighted sum of the chosen experts, and the shared one.
     pub fn forward(&self, x: Tensor<2>, watch: &mut dyn Watch) -> Tensor<2> {
         let routed = self.route(x.clone());
         watch.routed(&routed);
-        let [tokens, hidden] = x.dims();
-        let mut sum = Tensor::zeros([tokens, hidden], &x.device());
-        for (expert, chosen) in routed.tokens.iter().enumerate().filter(|(_, chosen)| !chosen.is_empty()) {
-            let y = self.expert(expert, select_rows(&x, chosen), watch);
-            let gate = select_rows(&routed.gates.clone().slice([0..tokens, expert..expert + 1]), chosen);
-            sum = add_rows(sum, chosen, y * gate);
-        }
+        let sum = self.add(self.loaded(), &x, &routed, x.zeros_like(), watch);
         match self.shared(x, watch) {
             Some(shared) => sum + shared,
             None => sum,

@@ -53,6 +53,16 @@ pub enum PipelineError {
     /// The request cannot be met as it stands.
     #[error("{0}")]
     Usage(String),
+    /// The limit of the recipe is too low.
+    #[error("a limit of {limit} bytes of memory is too low: at least {needed} bytes are needed{}", if *evaluation { " (the evaluation holds both models; without `evaluate` less would do)" } else { "" })]
+    Limit {
+        /// The least that would do.
+        needed: u64,
+        /// What is allowed.
+        limit: u64,
+        /// Whether it is the evaluation that needs so much.
+        evaluation: bool,
+    },
     /// The report cannot be written as JSON.
     #[error("cannot encode the report: {0}")]
     Report(String),
@@ -75,7 +85,9 @@ impl PipelineError {
             Self::Calibrate(CalibrateError::Checkpoint(e)) => e.kind(),
             Self::Calibrate(CalibrateError::Block(_) | CalibrateError::NoGradient(_)) => ErrorKind::Io,
             Self::Calibrate(CalibrateError::Statistics(_)) | Self::Statistics(_) => ErrorKind::BadInput,
-            Self::Memory { .. } => ErrorKind::NoSpace,
+            Self::Memory { .. } | Self::Limit { .. } | Self::Calibrate(CalibrateError::Memory { .. }) => {
+                ErrorKind::NoSpace
+            }
         })
     }
 }

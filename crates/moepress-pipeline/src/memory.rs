@@ -1,48 +1,98 @@
 //! How much memory a run will need, from sizes alone.
 
+use crate::PipelineError;
+use moepress_calibrate::{Layout, Work};
+use moepress_checkpoint::available_memory;
 use moepress_model::{ModelSpec, Tensor};
+use moepress_stats::Needs;
 
-/// What a run holds at its peak.
-pub struct Load {
-    /// Calibration tokens; none when nothing is measured.
+/// What a run does.
+pub struct Load<'a> {
+    /// What each sweep measures.
+    pub sweeps: Vec<&'a Needs>,
+    /// Calibration tokens.
     pub tokens: usize,
-    /// Tokens of a window.
+    /// Tokens of a calibration window.
     pub window: usize,
-    /// Whether a sweep goes backward.
-    pub backward: bool,
-    /// Whether the result is compared with the original.
-    pub evaluates: bool,
+    /// Tokens of an evaluation window, when the result is compared with the original.
+    pub evaluates: Option<usize>,
     /// Threads.
     pub threads: usize,
+    /// The most that may be resident, in bytes, if the recipe says.
+    pub limit: Option<u64>,
 }
 
-/// Tokens of a chunk that a thread works on.
-const CHUNK: usize = 1024;
+/// What a run is expected to take.
+#[derive(Clone, Copy, Debug)]
+pub struct Prediction {
+    /// Peak of resident memory in bytes.
+    pub peak: u64,
+    /// Activations on disk at their peak, in bytes.
+    pub spool: u64,
+}
+
 /// The binary, the tokenizer, allocator slack.
 const BASE: u64 = 60 << 20;
 
-/// Predicted peak of resident memory in bytes.
-pub fn peak(before: &ModelSpec, after: &ModelSpec, load: &Load) -> u64 {
-    let weights =
-        |tensor: Tensor| before.shape(tensor).map_or(0, |shape| shape.iter().product::<usize>() as u64);
-    let layer =
-        |layer: usize| before.parts(layer).into_iter().map(|part| weights(Tensor::Layer(layer, part))).sum();
-    let largest: u64 = (0..before.layers.len()).map(layer).max().unwrap_or(0);
-    let ends = weights(Tensor::Embedding) + weights(Tensor::Head);
-    let chunk = CHUNK.max(load.window) as u64;
-    let threads = load.threads as u64;
-    // f32 copies of the layer and of the ends, beside what they are stored as.
-    let resident = 6 * (largest + ends);
-    let boundaries = if load.backward { before.layers.len() as u64 + 2 } else { 3 };
-    let kept = 4 * load.tokens as u64 * before.hidden as u64 * boundaries;
-    let attention = chunk * load.window as u64 * before.attention.heads as u64 * 4;
-    let logits = chunk * before.vocab as u64 * 4;
+/// The memory a sweep may take: what the recipe allows, else nearly all that the system has left.
+pub fn allowed(limit: Option<u64>) -> Option<u64> {
+    limit.or_else(|| available_memory().map(|available| available / 10 * 9))
+}
+
+/// Predicts the peak over all phases; every phase must stay within the limit.
+///
+/// # Errors
+/// A phase cannot, with the least that all of them need.
+pub fn predict(before: &ModelSpec, after: &ModelSpec, load: &Load<'_>) -> Result<Prediction, PipelineError> {
+    let mut prediction = Prediction { peak: writing(before, after), spool: 0 };
+    let mut least = prediction.peak;
+    for needs in &load.sweeps {
+        let work = Work { tokens: load.tokens, window: load.window, threads: load.threads, needs };
+        match Layout::choose(before, &work, allowed(load.limit), true) {
+            Ok(layout) => {
+                prediction.peak = prediction.peak.max(layout.peak);
+                prediction.spool = prediction.spool.max(layout.spool);
+                least = least.max(Layout::least(before, &work).peak);
+            }
+            Err(needed) => {
+                prediction.peak = prediction.peak.max(needed);
+                least = least.max(needed);
+            }
+        }
+    }
+    let evaluating = load.evaluates.map_or(0, |window| evaluating(before, after, window, load.threads));
+    prediction.peak = prediction.peak.max(evaluating);
+    let needed = least.max(evaluating);
+    match (load.limit, available_memory()) {
+        (Some(limit), _) if limit < needed => {
+            Err(PipelineError::Limit { needed, limit, evaluation: evaluating == needed })
+        }
+        (None, Some(available)) if available < needed => Err(PipelineError::Memory { needed, available }),
+        _ => Ok(prediction),
+    }
+}
+
+/// A layer as it is stored, what an edit turns it into, and one tensor in f32; or the tensors outside.
+fn writing(before: &ModelSpec, after: &ModelSpec) -> u64 {
+    let elements = |spec: &ModelSpec, tensor| {
+        spec.shape(tensor).map_or(0, |shape| shape.iter().product::<usize>() as u64)
+    };
+    let stored = |spec: &ModelSpec, layer: Option<usize>| -> u64 {
+        let tensors = spec.tensors().into_iter().filter(|tensor| tensor.layer() == layer);
+        tensors.map(|tensor| spec.stored_bytes(tensor)).sum()
+    };
+    let layers = [None].into_iter().chain((0..before.layers.len()).map(Some));
+    let largest = layers.map(|layer| stored(before, layer) + stored(after, layer)).max().unwrap_or(0);
+    let widest =
+        before.tensors().into_iter().map(|tensor: Tensor| elements(before, tensor)).max().unwrap_or(0);
+    BASE + largest + 8 * widest
+}
+
+/// Both models as they are stored, and what the chunks need that are computed at a time.
+fn evaluating(before: &ModelSpec, after: &ModelSpec, window: usize, threads: usize) -> u64 {
+    let chunk = 1024.max(window) as u64;
+    let attention = chunk * window as u64 * before.attention.heads as u64 * 4;
     let states = chunk * before.hidden as u64 * 4;
-    let copies = if load.backward { 6 } else { 3 };
-    let sweeping = resident + kept + threads * copies * (attention.max(logits) + 4 * states);
-    // What is carried along is never loaded whole.
-    let loaded = |spec: &ModelSpec| spec.total_bytes() - spec.carried.values().map(|c| c.bytes).sum::<u64>();
-    let evaluating = loaded(before) + loaded(after) + threads * (3 * attention + (32 << 20) + 8 * states);
-    let sweeping = if load.tokens > 0 { sweeping } else { resident };
-    BASE + sweeping.max(if load.evaluates { evaluating } else { 0 })
+    let working = threads as u64 * (3 * attention + (32 << 20) + 8 * states);
+    BASE + before.total_bytes() + after.total_bytes() + working
 }

@@ -1,7 +1,7 @@
 //! What a recipe would do, from headers alone.
 
 use crate::PipelineError;
-use crate::memory::{Load, peak};
+use crate::memory::{Load, predict};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
 use moepress_model::{Class, Edit, ModelSpec};
 use moepress_quant::Format;
@@ -71,6 +71,8 @@ pub struct Plan {
     pub walks: BTreeMap<&'static str, usize>,
     /// Predicted peak of resident memory in bytes.
     pub peak_memory_bytes: u64,
+    /// Predicted size of the activations that calibration keeps on disk, in bytes; 0 when they fit into memory.
+    pub spool_bytes: u64,
     /// Predicted size of the output directory in bytes, which is also the disk space needed.
     pub disk_bytes: u64,
     /// Edits before those of any stage.
@@ -140,7 +142,7 @@ pub(crate) fn plan_with(
     if let Some(first) = swept.iter_mut().find(|needs| given && needs.is_some()) {
         *first = None;
     }
-    let load = load(recipe, &swept);
+    let prediction = predict(before, &spec, &load(recipe, &swept))?;
     let plan = Plan {
         family: spec.family.clone(),
         notes: model.notes().iter().cloned().chain(carried).collect(),
@@ -148,7 +150,8 @@ pub(crate) fn plan_with(
         stages: planned,
         after: Sizes::of(&spec),
         walks: walks(recipe, &stages, &swept),
-        peak_memory_bytes: peak(before, &spec, &load),
+        peak_memory_bytes: prediction.peak,
+        spool_bytes: prediction.spool,
         disk_bytes: spec.total_bytes() + headers(&spec) + tokenizer_bytes(model)?,
         first,
         needs,
@@ -227,20 +230,22 @@ pub(crate) fn unedited_needs<'a>(
 fn words(needs: &Needs) -> Vec<&'static str> {
     let word = |need: &Need| match need {
         Need::Routing => "routing",
+        Need::MeanOutputs => "mean outputs",
         Need::Atoms => "atom energy and gradient",
         Need::Fisher => "row and column Fisher weights",
     };
     needs.groups.iter().map(word).collect()
 }
 
-fn load(recipe: &Recipe, needs: &[Option<Needs>]) -> Load {
+fn load<'a>(recipe: &Recipe, needs: &'a [Option<Needs>]) -> Load<'a> {
     let calibration = recipe.calibration.as_ref().filter(|_| needs.iter().any(Option::is_some));
     Load {
+        sweeps: needs.iter().flatten().collect(),
         tokens: calibration.map_or(0, |c| c.files.len() * c.windows * c.window),
-        window: calibration.map_or(0, |c| c.window).max(recipe.evaluate.as_ref().map_or(0, |e| e.window)),
-        backward: needs.iter().flatten().any(Needs::backward),
-        evaluates: recipe.evaluate.is_some(),
+        window: calibration.map_or(0, |c| c.window),
+        evaluates: recipe.evaluate.as_ref().map(|e| e.window),
         threads: rayon::current_num_threads(),
+        limit: recipe.limits.memory,
     }
 }
 

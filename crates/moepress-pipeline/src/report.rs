@@ -36,6 +36,8 @@ pub struct Report {
     pub threads: usize,
     /// Predicted and actual peak of resident memory in bytes; the actual one where the system tells.
     pub predicted_peak_memory_bytes: u64,
+    /// Predicted size of the activations that calibration kept on disk, in bytes.
+    pub spool_bytes: u64,
     /// See above.
     pub peak_memory_bytes: Option<u64>,
     /// The recipe as resolved, YAML.

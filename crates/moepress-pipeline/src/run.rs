@@ -3,14 +3,13 @@
 use crate::PipelineError;
 use crate::edited::Edited;
 use crate::layers::layers;
+use crate::memory::allowed;
 use crate::plan::{Plan, Sizes, plan_with, unedited_needs};
 use crate::report::{CalibrationReport, Comparison, Report, Seconds, StageReport};
 use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows};
 use crate::texts::{TextSet, load_texts};
-use moepress_calibrate::{rounding_costs, sweep};
-use moepress_checkpoint::{
-    Checkpoint, CompactWriter, Files, Progress, Source, available_memory, peak_memory,
-};
+use moepress_calibrate::{Means, Spool, rounding_costs, sweep};
+use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, peak_memory};
 use moepress_eval::{decode_speed, evaluate};
 use moepress_model::{Edit, Tensor};
 use moepress_nn::Device;
@@ -66,11 +65,8 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     let mut seconds = Seconds::default();
     let checkpoint = Checkpoint::open(job.files, &job.recipe.model)?;
     let (plan, stages) = plan_with(job.recipe, &checkpoint, job.statistics_from.is_some())?;
-    if let Some(available) = available_memory().filter(|&available| available < plan.peak_memory_bytes) {
-        return Err(PipelineError::Memory { needed: plan.peak_memory_bytes, available });
-    }
     let mut writer = CompactWriter::new(job.files, job.out, checkpoint.spec().layers.len())?;
-    writer.reserve(plan.disk_bytes)?;
+    writer.reserve(plan.disk_bytes + plan.spool_bytes)?;
     let tokenizer = Tokenizer::open(job.files.as_ref(), checkpoint.dir(), checkpoint.spec().vocab)?;
     let mut texts = Texts::load(job, &tokenizer, &plan)?;
     let model = checkpoint.input_digests()?;
@@ -87,7 +83,10 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     for note in plan.notes.iter().chain(texts.notes()) {
         progress.note(note);
     }
-    let measured = decide(job, &mut edited, &plan, &stages, &texts, progress, &mut seconds)?;
+    let spool = Spool { files: job.files.clone(), dir: writer.staging().join("spool") };
+    let memory = allowed(job.recipe.limits.memory);
+    let means = Means { device: job.device.clone(), memory, spool: Some(spool) };
+    let measured = decide(&means, &mut edited, &plan, &stages, &texts, progress, &mut seconds)?;
     for note in measured.stages.iter().flat_map(|stage| &stage.notes) {
         progress.note(note);
     }
@@ -133,6 +132,7 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         seconds,
         threads: rayon::current_num_threads(),
         predicted_peak_memory_bytes: plan.peak_memory_bytes,
+        spool_bytes: plan.spool_bytes,
         peak_memory_bytes: peak_memory(),
         recipe,
     };
@@ -211,7 +211,7 @@ impl Sweep {
 
 /// Runs every stage: sweeps where the plan says so, then decides and adds the edits.
 fn decide(
-    job: &Run<'_>,
+    means: &Means,
     edited: &mut Edited<'_>,
     plan: &Plan,
     stages: &[Box<dyn Stage>],
@@ -227,7 +227,7 @@ fn decide(
             let given = texts.given.as_ref().filter(|_| measured.calibration.is_none());
             stats = match given {
                 Some(given) => given.file.sums.clone(),
-                None => sweep(edited, &all_windows(set), needs, &job.device, progress)?,
+                None => sweep(edited, &all_windows(set), needs, means, progress)?,
             };
             if measured.calibration.is_none() {
                 measured.calibration = Some(calibration(set, texts.window, &stats));

@@ -7,6 +7,7 @@
 //! version: 1
 //! model: models/qwen3-moe                # relative to the recipe file
 //! mtp: drop                              # or keep: layers that predict several tokens, which are never run
+//! limits: {memory: 2GiB}                 # most resident memory; a run that cannot keep to it is refused
 //! calibration: {files: [novel.txt], window: 256, windows: 16}
 //! stages:
 //!   - prune_atoms: {method: heapr, ratio: 0.25}
@@ -31,4 +32,4 @@ mod tree;
 pub use error::{RecipeError, unknown_word};
 pub use guard::MAX_BYTES;
 pub use params::Params;
-pub use recipe::{Calibration, Evaluate, Mtp, Recipe, StageSpec, parse};
+pub use recipe::{Calibration, Evaluate, Limits, Mtp, Recipe, StageSpec, parse};

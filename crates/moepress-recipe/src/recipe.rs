@@ -13,7 +13,8 @@ use crate::set;
 use crate::source::Source;
 use crate::tree;
 
-pub(crate) const KEYS: [&str; 7] = ["version", "model", "mtp", "calibration", "stages", "evaluate", "output"];
+pub(crate) const KEYS: [&str; 8] =
+    ["version", "model", "mtp", "calibration", "limits", "stages", "evaluate", "output"];
 
 /// What a user wants done to which model; everything is checked but the parameters of the stages.
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct Recipe {
     pub mtp: Mtp,
     /// The text that statistics are measured on.
     pub calibration: Option<Calibration>,
+    /// What the work may take; no part of what comes out.
+    pub limits: Limits,
     /// What to do, in order.
     pub stages: Vec<StageSpec>,
     /// The text that the result is compared with the original on.
@@ -48,6 +51,13 @@ pub enum Mtp {
     Drop,
     /// They are carried along, unchanged.
     Keep,
+}
+
+/// What the work may take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Most resident memory of the process, in bytes.
+    pub memory: Option<u64>,
 }
 
 /// Calibration text.
@@ -141,6 +151,13 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         _ => Mtp::Drop,
     };
     let calibration = top.mapping("calibration")?.map(|p| Texts::read(&p, 16)).transpose()?;
+    let limits = match top.mapping("limits")? {
+        None => Limits::default(),
+        Some(params) => {
+            params.only(&["memory"])?;
+            Limits { memory: params.bytes("memory")? }
+        }
+    };
     let stages = top
         .list("stages")?
         .iter()
@@ -170,6 +187,7 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
     Ok(Recipe {
         model: folder.join(model),
         mtp,
+        limits,
         calibration: calibration.map(|t| Calibration {
             files: t.paths(folder),
             window: t.window,

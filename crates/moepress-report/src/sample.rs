@@ -39,6 +39,7 @@ pub(crate) fn plain() -> Report {
         seconds: Seconds { text: 0.3, measure: 8.4, decide: 0.05, write: 0.6, evaluate: 12.5, total: 21.85 },
         threads: 2,
         predicted_peak_memory_bytes: 250 << 20,
+        spool_bytes: 0,
         peak_memory_bytes: Some(231 << 20),
         recipe: "version: 1\nmodel: models/sample-moe\nstages:\n- quantize:\n    solver: nearest\n"
             .to_owned(),

@@ -29,6 +29,7 @@ pub fn assumed(spec: &ModelSpec, needs: &Needs) -> Result<(Statistics, RoundingC
             stats.add(Of::Layer(layer), quantity, vec![1.0; experts])?;
         }
         stats.add(Of::Layer(layer), Quantity::RouterGram, vec![1.0; rows * rows])?;
+        stats.add(Of::Layer(layer), Quantity::Coactivation, vec![1.0; experts * experts])?;
         for (expert, e) in moe.experts.iter().enumerate() {
             for quantity in [Quantity::AtomEnergy, Quantity::AtomGradient, Quantity::AtomCoupled] {
                 stats.add(Of::Expert(layer, expert), quantity, vec![1.0; e.width()])?;

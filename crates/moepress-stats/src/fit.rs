@@ -13,7 +13,13 @@ impl Key {
             (Of::Layer(layer), Quantity::RouterGram) => {
                 spec.moe(layer).map(|moe| moe.router.len() * moe.router.len())
             }
+            (Of::Layer(layer), Quantity::Coactivation) => {
+                spec.moe(layer).map(|moe| moe.experts.len() * moe.experts.len())
+            }
             (Of::Layer(layer), _) => spec.moe(layer).map(|moe| moe.experts.len()),
+            (Of::Expert(layer, expert), Quantity::OutputSum | Quantity::AnyOutputSum) => {
+                spec.moe(layer)?.experts.get(expert).map(|_| spec.hidden)
+            }
             (Of::Expert(layer, expert), _) => {
                 spec.moe(layer)?.experts.get(expert)?.segments.first().map(|segment| segment.width)
             }
@@ -34,8 +40,8 @@ impl Quantity {
     /// Whether an element of a vector of `len` can have this value.
     fn allows(self, index: usize, len: usize, value: f64) -> bool {
         match self {
-            Self::Tokens | Self::Predictions => value >= 0.0 && value.fract() == 0.0,
-            Self::Loss => true,
+            Self::Tokens | Self::Predictions | Self::Coactivation => value >= 0.0 && value.fract() == 0.0,
+            Self::Loss | Self::OutputSum | Self::AnyOutputSum => true,
             // Squares are on the diagonal.
             Self::RouterGram => value >= 0.0 || !index.is_multiple_of(len.isqrt() + 1),
             Self::GateSum
@@ -86,8 +92,8 @@ impl Statistics {
         for (layer, moe) in spec.moe_layers() {
             let tokens = self.get(Of::Layer(layer), Quantity::Tokens)?;
             if groups.contains(&Need::Routing) {
-                use Quantity::{GateNormSum, GateSum, NormSum, RouterGram};
-                for quantity in [GateSum, NormSum, GateNormSum, RouterGram] {
+                use Quantity::{Coactivation, GateNormSum, GateSum, NormSum, RouterGram};
+                for quantity in [GateSum, NormSum, GateNormSum, RouterGram, Coactivation] {
                     self.get(Of::Layer(layer), quantity)?;
                 }
             }

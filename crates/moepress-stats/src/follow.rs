@@ -31,6 +31,11 @@ impl Statistics {
         let mut sums = BTreeMap::new();
         for (key, values) in old {
             match key.of {
+                // Its output is another once atoms are gone.
+                Of::Expert(l, e)
+                    if (l, e) == (layer, expert)
+                        && atoms_change
+                        && matches!(key.quantity, Quantity::OutputSum | Quantity::AnyOutputSum) => {}
                 Of::Expert(l, e) if (l, e) == (layer, expert) && atoms_change => {
                     sums.insert(key, pick(&values, runs.first().map_or(&[], Vec::as_slice)));
                 }

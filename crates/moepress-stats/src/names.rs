@@ -9,10 +9,14 @@ impl Quantity {
         match self {
             Self::Tokens => matches!(of, Of::Model | Of::Layer(_)),
             Self::Predictions | Self::Loss => matches!(of, Of::Model),
-            Self::GateSum | Self::NormSum | Self::GateNormSum | Self::RouterGram => {
+            Self::GateSum | Self::NormSum | Self::GateNormSum | Self::RouterGram | Self::Coactivation => {
                 matches!(of, Of::Layer(_))
             }
-            Self::AtomEnergy | Self::AtomGradient | Self::AtomCoupled => matches!(of, Of::Expert(..)),
+            Self::OutputSum
+            | Self::AnyOutputSum
+            | Self::AtomEnergy
+            | Self::AtomGradient
+            | Self::AtomCoupled => matches!(of, Of::Expert(..)),
             Self::ColumnWeight | Self::RowWeight => matches!(of, Of::Tensor(_)),
         }
     }

@@ -6,8 +6,10 @@ use std::collections::BTreeSet;
 /// A group of statistics that is measured together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Need {
-    /// Tokens, gates and output norms per expert, router gram. Forward only.
+    /// Tokens, gates and outputs per expert, pairs of experts, router gram. Forward only.
     Routing,
+    /// Outputs of every expert over all tokens, routed to it or not. Forward only, at the price of running all experts.
+    MeanOutputs,
     /// Energy and gradient per atom. Forward and backward.
     Atoms,
     /// Row and column weights of every linear map. Forward and backward.
@@ -16,12 +18,13 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Routing, Self::Atoms, Self::Fisher];
+    pub const ALL: [Self; 4] = [Self::Routing, Self::MeanOutputs, Self::Atoms, Self::Fisher];
 
     /// The name in statistics files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Routing => "routing",
+            Self::MeanOutputs => "mean_outputs",
             Self::Atoms => "atoms",
             Self::Fisher => "fisher",
         }

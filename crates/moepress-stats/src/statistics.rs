@@ -34,6 +34,12 @@ pub enum Quantity {
     GateNormSum,
     /// zᵢ zⱼ of the router logits over all tokens, `[rows, rows]`.
     RouterGram,
+    /// Tokens that are routed to both experts of a pair, `[experts, experts]`; on the diagonal those of each.
+    Coactivation,
+    /// E(x) over routed tokens, `[hidden]`.
+    OutputSum,
+    /// E(x) over all tokens, routed to the expert or not, `[hidden]` (HC-SMoE, arXiv 2410.08589).
+    AnyOutputSum,
     /// h² per atom over routed tokens, `[atoms]`.
     AtomEnergy,
     /// (∂L/∂h)² per atom over routed tokens, `[atoms]`.
@@ -48,7 +54,7 @@ pub enum Quantity {
 
 impl Quantity {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Tokens,
         Self::Predictions,
         Self::Loss,
@@ -56,6 +62,9 @@ impl Quantity {
         Self::NormSum,
         Self::GateNormSum,
         Self::RouterGram,
+        Self::Coactivation,
+        Self::OutputSum,
+        Self::AnyOutputSum,
         Self::AtomEnergy,
         Self::AtomGradient,
         Self::AtomCoupled,
@@ -73,6 +82,9 @@ impl Quantity {
             Self::NormSum => "norm_sum",
             Self::GateNormSum => "gate_norm_sum",
             Self::RouterGram => "router_gram",
+            Self::Coactivation => "coactivation",
+            Self::OutputSum => "output_sum",
+            Self::AnyOutputSum => "any_output_sum",
             Self::AtomEnergy => "atom_energy",
             Self::AtomGradient => "atom_gradient",
             Self::AtomCoupled => "atom_coupled",

@@ -192,6 +192,9 @@ impl Files for Faulty {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.step().and_then(|()| OsFiles.rename(from, to))
     }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.step().and_then(|()| OsFiles.remove_file(path))
+    }
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         self.step().and_then(|()| OsFiles.remove_dir_all(path))
     }

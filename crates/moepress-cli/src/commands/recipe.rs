@@ -16,6 +16,9 @@ pub struct RecipeFile {
     /// Change a value of the recipe, such as prune_atoms.ratio=0.5 or stages[0].prune_atoms.ratio=0.5; repeatable
     #[arg(long = "set", value_name = "PATH=VALUE")]
     sets: Vec<String>,
+    /// Most resident memory, such as 2GiB; the same as --set limits.memory=SIZE
+    #[arg(long, value_name = "SIZE")]
+    max_memory: Option<String>,
 }
 
 impl RecipeFile {
@@ -27,6 +30,8 @@ impl RecipeFile {
             let at = error.utf8_error().valid_up_to();
             Failure::usage(format!("{}: not UTF-8 at byte {at}", self.path.display()))
         })?;
-        Ok(parse(&text, &self.path, &self.sets)?)
+        let limit = self.max_memory.iter().map(|size| format!("limits.memory={size}"));
+        let sets: Vec<String> = self.sets.iter().cloned().chain(limit).collect();
+        Ok(parse(&text, &self.path, &sets)?)
     }
 }

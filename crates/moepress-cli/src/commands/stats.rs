@@ -91,7 +91,16 @@ impl Args {
         self.threads.start()?;
         let file = NewFile::claim(&context.files, &out)?;
         let progress = Shown::new(&context.interrupt);
-        let job = Measure { files: &context.files, recipe: &recipe, shard: self.shard, device };
+        // Beside the result: activations are large, and the file system of the result has room for it.
+        let mut spool = out.clone().into_os_string();
+        spool.push(format!(".spool-{}", std::process::id()));
+        let job = Measure {
+            files: &context.files,
+            recipe: &recipe,
+            shard: self.shard,
+            device,
+            spool: spool.into(),
+        };
         let measured = measure(&job, &progress)?;
         drop(progress);
         write(file, &measured, &out, self.json)

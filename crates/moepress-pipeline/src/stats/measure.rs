@@ -1,15 +1,16 @@
 //! Measuring one shard of the calibration windows.
 
 use crate::PipelineError;
-use crate::memory::{Load, peak};
+use crate::memory::{Load, allowed, predict};
 use crate::plan::{plan, unedited_needs};
 use crate::stats::{Shard, StatisticsFile, StatisticsHeader, all_windows};
 use crate::texts::load_texts;
-use moepress_calibrate::sweep;
-use moepress_checkpoint::{Checkpoint, Files, Progress, Source, available_memory};
+use moepress_calibrate::{Means, Spool, sweep};
+use moepress_checkpoint::{Checkpoint, Files, Progress, Source};
 use moepress_nn::Device;
 use moepress_recipe::Recipe;
 use moepress_text::Tokenizer;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The first measurement of a recipe, in part.
@@ -22,6 +23,8 @@ pub struct Measure<'a> {
     pub shard: Shard,
     /// Where to compute.
     pub device: Device,
+    /// A directory, not yet there, for activations that do not fit into memory.
+    pub spool: PathBuf,
 }
 
 /// Measures what a recipe measures first, on one shard of its calibration windows.
@@ -46,19 +49,20 @@ pub fn measure(job: &Measure<'_>, progress: &dyn Progress) -> Result<StatisticsF
     let all = all_windows(&set);
     let windows = job.shard.windows(&all)?;
     let load = Load {
+        sweeps: vec![needs],
         tokens: windows.iter().map(Vec::len).sum(),
         window: calibration.window,
-        backward: needs.backward(),
-        evaluates: false,
+        evaluates: None,
         threads: rayon::current_num_threads(),
+        limit: job.recipe.limits.memory,
     };
-    let needed = peak(spec, spec, &load);
-    if let Some(available) = available_memory().filter(|&available| available < needed) {
-        return Err(PipelineError::Memory { needed, available });
-    }
+    predict(spec, spec, &load)?;
     let digests = checkpoint.input_digests()?;
     let header = StatisticsHeader::new(&digests, &[], &all, &needs.groups, job.shard)?;
-    let sums = sweep(&checkpoint, &windows, needs, &job.device, progress)?;
+    let spool = Spool { files: job.files.clone(), dir: job.spool.clone() };
+    let memory = allowed(job.recipe.limits.memory);
+    let means = Means { device: job.device.clone(), memory, spool: Some(spool) };
+    let sums = sweep(&checkpoint, &windows, needs, &means, progress)?;
     if progress.cancelled() {
         return Err(PipelineError::Cancelled);
     }

@@ -1,0 +1,184 @@
+//! How a sweep works within the memory it may have, from sizes alone.
+
+use crate::chunk::windows_per_chunk;
+use crate::loss::rows_at_once;
+use moepress_model::{ModelSpec, Moe, Part, Tensor};
+use moepress_stats::{Need, Needs};
+
+/// The program itself, what it has read of the recipe and the tokenizer, and what the allocator keeps.
+const PROGRAM: u64 = 72 << 20;
+
+/// What is to be swept.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    /// Calibration tokens.
+    pub tokens: usize,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Chunks that are worked on at a time.
+    pub threads: usize,
+    /// What is measured.
+    pub needs: &'a Needs,
+}
+
+/// A way of working.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Whether activations go to disk.
+    pub spooled: bool,
+    /// Experts of a layer that are held at a time.
+    pub experts: usize,
+    /// Predicted peak of resident memory, in bytes.
+    pub peak: u64,
+    /// Predicted size of the activations on disk at their peak, in bytes.
+    pub spool: u64,
+}
+
+impl Layout {
+    /// The fastest way of working that stays within `limit`: activations in memory and whole layers, then
+    /// activations on disk (where `may_spool`), then as many experts at a time as fit.
+    ///
+    /// # Errors
+    /// The least memory that would do.
+    pub fn choose(
+        spec: &ModelSpec,
+        work: &Work<'_>,
+        limit: Option<u64>,
+        may_spool: bool,
+    ) -> Result<Self, u64> {
+        let most = spec.moe_layers().map(|(_, moe)| moe.experts.len()).max().unwrap_or(0).max(1);
+        let at = |spooled, experts| Self::of(spec, work, spooled, experts);
+        let Some(limit) = limit else { return Ok(at(false, most)) };
+        let fits = |layout: &Self| layout.peak <= limit;
+        let (whole, spooled) = (at(false, most), at(may_spool, most));
+        if let Some(layout) = [whole, spooled].into_iter().find(fits) {
+            return Ok(layout);
+        }
+        let fewer = (1..most).rev().map(|experts| at(may_spool, experts)).find(fits);
+        fewer.ok_or_else(|| at(may_spool, 1).peak)
+    }
+
+    /// The way of working that needs the least memory.
+    pub fn least(spec: &ModelSpec, work: &Work<'_>) -> Self {
+        Self::of(spec, work, true, 1)
+    }
+
+    fn of(spec: &ModelSpec, work: &Work<'_>, spooled: bool, experts: usize) -> Self {
+        let backward = work.needs.backward();
+        let state = 4 * spec.hidden as u64;
+        let tokens = work.tokens as u64;
+        let most = spec.moe_layers().map(|(_, moe)| moe.experts.len()).max().unwrap_or(0);
+        let grouped = most > experts;
+        // Boundaries of all layers, the gradients before and after one, and between groups what is added up.
+        let boundaries = if backward { spec.layers.len() as u64 + 2 } else { 2 };
+        let between = match (grouped, backward) {
+            (false, _) => 0,
+            (true, false) => 3 * state,
+            (true, true) => 3 * state + 8 * most as u64,
+        };
+        let kept = tokens * (boundaries * state + between);
+        let chunk = windows_per_chunk(work.window) * work.window;
+        let passing = chunk.min(work.tokens.max(1)) as u64;
+        // Twice as many chunks as threads are worked on before what they return is put away.
+        let queued = 2 * work.threads as u64 * passing * (2 * state);
+        let walking = weights(spec, experts) + work.threads as u64 * working(spec, work, passing);
+        let ends = ends(spec) + if backward { work.threads as u64 * loss(spec) } else { 0 };
+        let in_memory = if spooled { 0 } else { kept };
+        let peak = PROGRAM + sums(spec, work) + in_memory + queued + walking.max(ends);
+        Self { spooled, experts, peak, spool: if spooled { kept } else { 0 } }
+    }
+
+    /// Passes over all chunks.
+    pub(crate) fn passes(&self, spec: &ModelSpec, needs: &Needs) -> u64 {
+        let layer = |layer: usize| match spec.moe(layer).map_or(0, |moe| moe.experts.len()) {
+            count if count <= self.experts => (1, 1),
+            count => (count.div_ceil(self.experts) as u64 + 1, count.div_ceil(self.experts) as u64 + 2),
+        };
+        let (forward, backward) =
+            (0..spec.layers.len()).map(layer).fold((1, 1), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
+        if needs.backward() { forward + backward } else { forward }
+    }
+}
+
+fn elements(spec: &ModelSpec, tensor: Tensor) -> u64 {
+    spec.shape(tensor).map_or(0, |shape| shape.iter().product::<usize>() as u64)
+}
+
+/// A layer in f32, with as many experts as are held, and the stored form of what is read last.
+fn weights(spec: &ModelSpec, experts: usize) -> u64 {
+    let layer = |layer: usize| {
+        let of = |part| elements(spec, Tensor::Layer(layer, part));
+        let parts = spec.parts(layer);
+        let core: u64 = parts.iter().filter(|part| part.expert().is_none()).map(|&part| of(part)).sum();
+        let expert = |expert| -> u64 {
+            parts.iter().filter(|part| part.expert() == Some(expert)).map(|&part| of(part)).sum()
+        };
+        let count = spec.moe(layer).map_or(0, |moe: &Moe| moe.experts.len());
+        // Experts are alike until atoms are pruned.
+        let largest = [0, count.saturating_sub(1)].into_iter().map(expert).max().unwrap_or(0);
+        4 * core + 4 * largest * experts.min(count) as u64 + 4 * largest.max(core)
+    };
+    (0..spec.layers.len()).map(layer).max().unwrap_or(0)
+}
+
+/// Embeddings as they are stored, the head in f32.
+fn ends(spec: &ModelSpec) -> u64 {
+    let embedding = elements(spec, Tensor::Embedding);
+    2 * embedding + 6 * embedding.max(elements(spec, Tensor::Head))
+}
+
+/// What a chunk of `tokens` needs on its way through a layer.
+fn working(spec: &ModelSpec, work: &Work<'_>, tokens: u64) -> u64 {
+    let attention = &spec.attention;
+    let heads = attention.heads as u64;
+    let scores = 4 * tokens * work.window as u64 * heads;
+    let states = 4 * tokens * spec.hidden as u64;
+    let projected = 4 * tokens * heads * (2 * attention.head_dim + attention.value_dim) as u64;
+    let width = |layer: usize| {
+        let parts =
+            spec.parts(layer).into_iter().filter(|part| !matches!(part, Part::Expert { segment: 1.., .. }));
+        parts
+            .map(|part| spec.shape(Tensor::Layer(layer, part)).map_or(0, |shape| shape[0]))
+            .max()
+            .unwrap_or(0)
+    };
+    let widest = (0..spec.layers.len()).map(width).max().unwrap_or(0) as u64;
+    let atoms = 4 * tokens * widest;
+    let (of_scores, of_states, of_projected, of_atoms) =
+        if work.needs.backward() { (5, 12, 6, 2) } else { (3, 6, 3, 1) };
+    of_scores * scores + of_states * states + of_projected * projected + of_atoms * atoms
+}
+
+/// What the loss of a chunk needs: logits, their gradients, and what lies between.
+fn loss(spec: &ModelSpec) -> u64 {
+    5 * 4 * (rows_at_once(spec.vocab) * spec.vocab) as u64
+}
+
+/// The sums themselves, and those of the chunks that are worked on.
+fn sums(spec: &ModelSpec, work: &Work<'_>) -> u64 {
+    let needs = work.needs;
+    let layer = |(layer, moe): (usize, &Moe)| -> u64 {
+        let (experts, hidden) = (moe.experts.len() as u64, spec.hidden as u64);
+        let atoms: u64 = moe.experts.iter().map(|expert| expert.width() as u64).sum();
+        let mut numbers = 0;
+        if needs.has(Need::Routing) {
+            numbers += 2 * experts * experts + experts * (hidden + 4);
+        }
+        if needs.has(Need::MeanOutputs) {
+            numbers += experts * hidden;
+        }
+        if needs.has(Need::Atoms) {
+            numbers += 3 * atoms;
+        }
+        if needs.has(Need::Fisher) {
+            let sides =
+                |part| spec.shape(Tensor::Layer(layer, part)).map_or(0, |shape| shape.iter().sum::<usize>());
+            let parts = spec.parts(layer).into_iter().filter(|part| part.is_measured());
+            numbers += parts.map(|part| sides(part) as u64).sum::<u64>();
+        }
+        8 * numbers
+    };
+    let layers: Vec<u64> = spec.moe_layers().map(layer).collect();
+    let largest = layers.iter().max().copied().unwrap_or(0);
+    layers.iter().sum::<u64>() + 2 * work.threads as u64 * largest
+}
