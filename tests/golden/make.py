@@ -1,7 +1,7 @@
 """Makes golden fixtures with transformers, or checks a folder that holds one.
 
     python3 tests/golden/make.py OUT [VARIANT ...]       writes OUT/<variant>/
-    python3 tests/golden/make.py --check FOLDER ...      recomputes FOLDER/reference.safetensors and compares
+    python3 tests/golden/make.py --check FOLDER ...      recomputes FOLDER/reference/model.safetensors and compares
 
 Needs torch, transformers (5.23 made the committed ones) and safetensors.
 """
@@ -109,8 +109,9 @@ def make(variant, out):
     else:
         sys.exit(f"{variant.folder}: no seed gives routing that is stable")
     found = reference(load(folder), ids)
-    save_file({key: value for key, value in found.items() if LEFT_OUT not in key}, folder / "reference.safetensors")
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    (folder / "reference").mkdir()
+    save_file({key: value for key, value in found.items() if LEFT_OUT not in key}, folder / "reference" / "model.safetensors")
+    size = sum(file.stat().st_size for file in folder.rglob("*.*"))
     experts = sum(key.startswith("tokens.") for key in found)
     spread, loss = found["logits"].std().item(), found["loss"].item()
     print(f"{variant.folder:32} {size / 1000:6.1f} kB  seed +{seed - first}  experts reached {experts:2}  "
@@ -119,7 +120,7 @@ def make(variant, out):
 
 def check(folder):
     """Prints the largest difference per kind of key, relative to the largest magnitude; whether all are small."""
-    wanted = load_file(folder / "reference.safetensors")
+    wanted = load_file(folder / "reference" / "model.safetensors")
     found = reference(load(folder), wanted["input_ids"].long())
     worst, good = {}, True
     for key, value in wanted.items():

@@ -6,8 +6,8 @@
 use crate::CalibrateError;
 use crate::gradients::GradientProbe;
 use crate::sweep::{Chunk, Sweep};
-use moepress_model::{Part, Projection, Tensor as Name};
-use moepress_nn::{Block, Ends, Experts, Mlp, Routed, Side, Site, Tensor, Watch};
+use moepress_model::Tensor as Name;
+use moepress_nn::{Block, Ends, Experts, Mlp, Routed, Tensor, dense_mlp};
 use moepress_nn::{add_rows, from_rows, select_rows, to_rows, token_losses};
 use moepress_stats::{Need, Of, Quantity, Statistics};
 
@@ -27,7 +27,8 @@ impl Sweep<'_> {
         let energy = crate::sums::squares(&to_rows(input.clone().inner()), self.hidden);
         let logits = ends.head.forward(input);
         let zeros = Tensor::<2>::zeros(logits.dims(), &self.device.clone().autodiff()).require_grad();
-        let loss = token_losses(logits + zeros.clone(), &predicting.targets).sum();
+        let logits = ends.finish(logits + zeros.clone());
+        let loss = token_losses(logits, &predicting.targets).sum();
         let value = to_rows(loss.clone().inner()).first().copied().unwrap_or(f32::NAN);
         stats.add(Of::Model, Quantity::Loss, vec![f64::from(value)])?;
         stats.add(Of::Model, Quantity::Predictions, vec![predicting.rows.len() as f64])?;
@@ -61,17 +62,18 @@ impl Sweep<'_> {
         let mut probe = GradientProbe::new(layer, self.needs);
         let attended = block.attend(leaf.clone(), chunk.batch, &self.rotary, None, &mut probe);
         let input = block.mlp_input(attended.clone());
+        let mlp_out = out.clone().mul_scalar(block.residual);
         let through = match &block.mlp {
-            Mlp::Dense(gated) => {
-                let site = Site { part: Part::Dense(Projection::Gate), side: Side::Input };
-                let input = probe.tensor(site, input);
-                (gated.forward(input, Part::Dense, &mut probe) * out.clone()).sum()
-            }
+            Mlp::Dense(gated) => (dense_mlp(gated, input, &mut probe) * mlp_out).sum(),
             Mlp::Moe(experts) => {
                 let routed = experts.route(input.clone());
                 let (d_input, d_gates) =
-                    self.experts(experts, layer, &input.clone().inner(), &routed, &out, &mut stats)?;
-                (input * d_input).sum() + (routed.gates * d_gates).sum()
+                    self.experts(experts, layer, &input.clone().inner(), &routed, &mlp_out, &mut stats)?;
+                let through = (input.clone() * d_input).sum() + (routed.gates * d_gates).sum();
+                match experts.shared(input, &mut probe) {
+                    Some(shared) => through + (shared * mlp_out).sum(),
+                    None => through,
+                }
             }
         };
         let mut gradients = (through + (attended * out).sum()).backward();

@@ -2,7 +2,7 @@
 
 use moepress_checkpoint::{CheckpointError, Progress, Source};
 use moepress_model::Tensor as Name;
-use moepress_nn::{Block, BlockError, Device, Ends, Rotary, dense, to_rows};
+use moepress_nn::{Block, BlockError, Builder, Device, Ends, Rotary, dense, to_rows};
 use moepress_stats::{Need, Needs, Of, Quantity, Statistics, StatisticsError};
 use rayon::prelude::*;
 
@@ -171,7 +171,7 @@ fn embedding_weights(
 
 fn load_block(source: &dyn Source, layer: usize, device: &Device) -> Result<Block, CalibrateError> {
     let weights = source.layer(layer)?;
-    Ok(Block::new(source.spec(), layer, weights, &|stored| dense(&stored, device), device)?)
+    Ok(Builder::new(source.spec(), layer, weights, &|stored| dense(&stored, device), device).block()?)
 }
 
 fn check(progress: &dyn Progress) -> Result<(), CalibrateError> {

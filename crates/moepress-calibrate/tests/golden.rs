@@ -2,41 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod common;
+
+use common::{Reference, all, all_close, model};
 use moepress_calibrate::sweep;
-use moepress_checkpoint::{Checkpoint, CheckpointError, Files, OsFiles, Shards, Silent, Source};
+use moepress_checkpoint::{Checkpoint, CheckpointError, Silent, Source};
 use moepress_model::{LayerWeights, ModelSpec, Part, Projection, Tensor};
 use moepress_nn::Device;
 use moepress_quant::{Dtype, Plain, Stored};
 use moepress_stats::{Need, Needs, Of, Quantity, Statistics};
-use std::path::PathBuf;
-use std::sync::Arc;
-
-fn folder(family: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden").join(family)
-}
-
-fn files() -> Arc<dyn Files> {
-    Arc::new(OsFiles)
-}
-
-struct Reference(Shards);
-
-impl Reference {
-    fn of(family: &str) -> Self {
-        Self(Shards::open(&files(), &folder(family).join("reference")).unwrap())
-    }
-
-    fn get(&self, name: &str) -> Vec<f32> {
-        self.0.read_plain(name).unwrap().to_f32()
-    }
-
-    fn ids(&self) -> Vec<Vec<u32>> {
-        let raw = self.0.read("input_ids").unwrap();
-        let ids: Vec<u32> =
-            raw.bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        ids.chunks_exact(raw.shape[1]).map(<[u32]>::to_vec).collect()
-    }
-}
 
 fn close(found: f64, wanted: f64, tolerance: f64, what: &str) {
     assert!(
@@ -45,66 +19,69 @@ fn close(found: f64, wanted: f64, tolerance: f64, what: &str) {
     );
 }
 
-/// Compares vectors relative to the largest magnitude of the wanted one.
-fn all_close(found: impl IntoIterator<Item = f64>, wanted: &[f32], what: &str) {
-    let largest = wanted.iter().fold(0.0f64, |m, &w| m.max(f64::from(w).abs()));
-    let mut count = 0;
-    for (found, &wanted) in found.into_iter().zip(wanted) {
-        let wanted = f64::from(wanted);
-        assert!((found - wanted).abs() <= 1e-3 * largest, "{what}[{count}]: {found} instead of {wanted}");
-        count += 1;
-    }
-    assert_eq!(count, wanted.len(), "{what}");
-}
-
 fn measure(source: &dyn Source, windows: &[Vec<u32>]) -> Statistics {
     let needs = Needs::of([Need::Routing, Need::Atoms, Need::Fisher]);
     sweep(source, windows, &needs, &Device::flex(), &Silent).unwrap()
 }
 
 #[test]
-fn scores_are_those_of_transformers() {
-    let reference = Reference::of("qwen3_moe");
-    let model = Checkpoint::open(&files(), &folder("qwen3_moe")).unwrap();
+fn losses_counts_and_scores_are_those_of_transformers() {
+    for name in all() {
+        check(&name);
+    }
+}
+
+fn check(name: &str) {
+    let (model, reference) = (model(name), Reference::of(name));
     let stats = measure(&model, &reference.ids());
     let predictions = stats.scalar(Of::Model, Quantity::Predictions).unwrap();
     let loss = stats.scalar(Of::Model, Quantity::Loss).unwrap() / predictions;
-    close(loss, f64::from(reference.get("loss")[0]), 1e-5, "loss");
+    close(loss, f64::from(reference.get("loss")[0]), 1e-4, &format!("{name}: loss"));
     // The reference differentiates the mean, a sweep the sum.
     let scale = predictions * predictions;
     for (layer, moe) in model.spec().moe_layers() {
-        let module = format!("model.layers.{layer}.mlp.experts");
+        let modules = ["mlp", "block_sparse_moe"].map(|moe| format!("model.layers.{layer}.{moe}.experts"));
+        let known = |module: &&String| {
+            reference.0.tensors().any(|(name, _)| name.starts_with(&format!("reap.{module}.")))
+        };
+        let module = modules.iter().find(known).unwrap_or(&modules[0]);
         let tokens = stats.get(Of::Layer(layer), Quantity::Tokens).unwrap();
+        let mut counts = vec![0.0; tokens.len()];
+        reference.routing(layer).unwrap().0.iter().for_each(|&expert| counts[expert as usize] += 1.0);
+        assert_eq!(tokens, counts, "{name}: tokens per expert of layer {layer}");
         let reap = stats.get(Of::Layer(layer), Quantity::GateNormSum).unwrap();
         for expert in (0..moe.experts.len()).filter(|&expert| tokens[expert] > 0.0) {
+            let at = |what: &str| format!("{name}: layer {layer}, expert {expert}: {what}");
             let n = tokens[expert];
-            let count = reference.0.read(&format!("tokens.{module}.{expert}")).unwrap().bytes;
-            assert_eq!(n as u32, u32::from_le_bytes([count[0], count[1], count[2], count[3]]));
-            close(
-                reap[expert],
-                f64::from(reference.get(&format!("reap.{module}.{expert}.score_sum"))[0]),
-                1e-3,
-                "reap",
-            );
+            // gpt-oss has no reference scores: its experts carry biases and a limit.
+            if moe.biases {
+                assert!(!reference.has(&format!("reap.{module}.{expert}.score_sum")));
+                continue;
+            }
+            let wanted = f64::from(reference.get(&format!("reap.{module}.{expert}.score_sum"))[0]);
+            close(reap[expert], wanted, 1e-3, &at("reap"));
             let get = |quantity| stats.get(Of::Expert(layer, expert), quantity).unwrap();
             let energy = || get(Quantity::AtomEnergy).iter().map(|h| h / n);
             let gradient = get(Quantity::AtomGradient).iter().map(|g| g / n / scale);
             let heapr = |part: &str| reference.get(&format!("heapr.{module}.{expert}.{part}"));
-            all_close(energy(), &heapr("activation_second_moment"), "energy");
-            all_close(energy().zip(gradient).map(|(h, g)| h * g), &heapr("score"), "decoupled");
+            all_close(energy(), &heapr("activation_second_moment"), 1e-3, &at("energy"));
+            all_close(energy().zip(gradient).map(|(h, g)| h * g), &heapr("score"), 1e-3, &at("decoupled"));
             let coupled = get(Quantity::AtomCoupled).iter().map(|c| c / scale);
-            all_close(coupled, &reference.get(&format!("fisher.{module}.{expert}.score_sum")), "coupled");
+            let wanted = reference.get(&format!("fisher.{module}.{expert}.score_sum"));
+            all_close(coupled, &wanted, 1e-3, &at("coupled"));
             let down = Of::Tensor(Tensor::Layer(
                 layer,
                 Part::Expert { expert, segment: 0, projection: Projection::Down },
             ));
-            let rows = stats.get(down, Quantity::RowWeight).unwrap().iter().map(|g| g / n / scale);
-            let diagonal: Vec<f32> = heapr("output_gradient_covariance").into_iter().step_by(65).collect();
-            all_close(rows, &diagonal, "row weights of down");
             assert_eq!(stats.get(down, Quantity::ColumnWeight).unwrap(), get(Quantity::AtomEnergy));
+            if reference.has(&format!("heapr.{module}.{expert}.output_gradient_covariance")) {
+                let rows = stats.get(down, Quantity::RowWeight).unwrap().iter().map(|g| g / n / scale);
+                let step = model.spec().hidden + 1;
+                let diagonal: Vec<f32> =
+                    heapr("output_gradient_covariance").into_iter().step_by(step).collect();
+                all_close(rows, &diagonal, 1e-3, &at("row weights of down"));
+            }
         }
-        let routed = |expert: &usize| reference.0.contains(&format!("tokens.{module}.{expert}"));
-        assert!((0..tokens.len()).all(|expert| routed(&expert) == (tokens[expert] > 0.0)));
     }
 }
 
@@ -145,7 +122,7 @@ impl Source for Scaled<'_> {
 /// scaling that row by 1 + ε changes the loss by ε · h · ∂L/∂h.
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    let model = Checkpoint::open(&files(), &folder("qwen3_moe")).unwrap();
+    let model = model("qwen3_moe");
     let windows = vec![Reference::of("qwen3_moe").ids()[0][..2].to_vec()];
     let stats = measure(&model, &windows);
     let loss = |scaled: &Scaled<'_>| measure(scaled, &windows).scalar(Of::Model, Quantity::Loss).unwrap();

@@ -330,8 +330,8 @@ mod tests {
             |spec| spec.context = 1 << 62,
             |spec| spec.end_tokens = vec![u32::MAX],
             |spec| spec.norm.eps = 1e300,
-            |spec| spec.layers[0].mlp = Mlp::Dense { width: 1 << 63 },
-            |spec| spec.layers[0].mlp = Mlp::Dense { width: 0 },
+            |spec| spec.layers[0].mlp = Mlp::Dense { width: 1 << 63, biases: false },
+            |spec| spec.layers[0].mlp = Mlp::Dense { width: 0, biases: false },
         ];
         assert_eq!(toy().validate(), Ok(()));
         for change in wrong {

@@ -104,6 +104,8 @@ pub struct Shared {
     pub width: usize,
     /// Whether its output is multiplied by the logistic function of a logit of its own.
     pub gated: bool,
+    /// Whether its projections have biases.
+    pub biases: bool,
 }
 
 /// An expert: the sum of its segments.

@@ -136,6 +136,8 @@ pub enum Part {
     Sinks,
     /// Matrix of a dense MLP.
     Dense(Projection),
+    /// Bias of a projection of a dense MLP.
+    DenseBias(Projection),
     /// Router rows.
     Router,
     /// Bias of the router logits.
@@ -144,6 +146,8 @@ pub enum Part {
     Correction,
     /// Matrix of the expert that every token goes through.
     Shared(Projection),
+    /// Bias of a projection of that expert.
+    SharedBias(Projection),
     /// One row: the logit that the shared expert is gated by.
     SharedGate,
     /// Matrix of one segment of one routed expert.
@@ -176,7 +180,9 @@ impl Part {
     fn fixed() -> impl Iterator<Item = Self> {
         let norms = Normed::ALL.into_iter().flat_map(|norm| [Self::Norm(norm), Self::NormBias(norm)]);
         let maps = Map::ALL.into_iter().flat_map(|map| [Self::Attention(map), Self::AttentionBias(map)]);
-        let mlp = Projection::ALL.into_iter().flat_map(|p| [Self::Dense(p), Self::Shared(p)]);
+        let mlp = Projection::ALL
+            .into_iter()
+            .flat_map(|p| [Self::Dense(p), Self::DenseBias(p), Self::Shared(p), Self::SharedBias(p)]);
         let single = [Self::Sinks, Self::Router, Self::RouterBias, Self::Correction, Self::SharedGate];
         norms.chain(maps).chain(mlp).chain(single)
     }
@@ -241,6 +247,8 @@ impl fmt::Display for Part {
             Self::AttentionBias(map) => write!(f, "self_attn.{}.bias", map.name()),
             Self::Sinks => f.write_str("self_attn.sinks"),
             Self::Dense(projection) => write!(f, "mlp.{}.weight", projection.name()),
+            Self::DenseBias(projection) => write!(f, "mlp.{}.bias", projection.name()),
+            Self::SharedBias(projection) => write!(f, "mlp.shared_expert.{}.bias", projection.name()),
             Self::Router => f.write_str("mlp.gate.weight"),
             Self::RouterBias => f.write_str("mlp.gate.bias"),
             Self::Correction => f.write_str("mlp.gate.e_score_correction_bias"),

@@ -1,7 +1,7 @@
 //! The description of a model that everything else is driven by.
 
 use crate::attention::Attention;
-use crate::moe::Moe;
+use crate::moe::{Moe, Shared};
 use crate::part::{Map, Normed, Part, Projection};
 use crate::tensor::{Class, Tensor};
 use moepress_quant::Format;
@@ -97,6 +97,8 @@ pub enum Mlp {
     Dense {
         /// Intermediate channels.
         width: usize,
+        /// Whether its projections have biases.
+        biases: bool,
     },
     /// Routed experts.
     Moe(Moe),
@@ -145,7 +147,7 @@ impl ModelSpec {
         parts.extend([Part::Norm(Normed::Query), Part::Norm(Normed::Key), Part::Sinks]);
         parts.extend(map(Map::Output));
         parts.extend(norm(Normed::Mlp));
-        parts.extend(Projection::ALL.map(Part::Dense));
+        parts.extend(Projection::ALL.into_iter().flat_map(|p| [Part::Dense(p), Part::DenseBias(p)]));
         parts.extend([Part::Router, Part::RouterBias, Part::Correction]);
         parts.retain(outside);
         if let Mlp::Moe(moe) = mlp {
@@ -162,7 +164,8 @@ impl ModelSpec {
                     parts.push(Part::ExpertOutputBias { expert });
                 }
             }
-            let shared = Projection::ALL.map(Part::Shared).into_iter().chain([Part::SharedGate]);
+            let shared = Projection::ALL.into_iter().flat_map(|p| [Part::Shared(p), Part::SharedBias(p)]);
+            let shared = shared.chain([Part::SharedGate]);
             parts.extend(shared.filter(outside));
         }
         parts
@@ -210,8 +213,15 @@ impl ModelSpec {
                 attention.biases.contains(&map).then(|| vec![rows])
             }
             (Part::Sinks, _) => attention.sinks.then(|| vec![attention.heads]),
-            (Part::Dense(projection), Mlp::Dense { width }) => {
+            (Part::Dense(projection), Mlp::Dense { width, .. }) => {
                 Some(projection.shape(hidden, *width).to_vec())
+            }
+            (Part::DenseBias(projection), Mlp::Dense { width, biases }) => {
+                biases.then(|| vec![projection.shape(hidden, *width)[0]])
+            }
+            (Part::SharedBias(projection), Mlp::Moe(moe)) => {
+                let Shared { width, biases, .. } = moe.shared?;
+                biases.then(|| vec![projection.shape(hidden, width)[0]])
             }
             (Part::Router, Mlp::Moe(moe)) => Some(vec![moe.router.len(), hidden]),
             (Part::RouterBias, Mlp::Moe(moe)) => moe.routing.bias.then(|| vec![moe.router.len()]),

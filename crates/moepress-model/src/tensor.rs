@@ -90,9 +90,9 @@ impl Tensor {
             Self::Layer(_, part) => match part {
                 Part::Norm(_) | Part::NormBias(_) => Class::Norms,
                 Part::Attention(_) | Part::AttentionBias(_) | Part::Sinks => Class::Attention,
-                Part::Dense(_) => Class::DenseMlp,
+                Part::Dense(_) | Part::DenseBias(_) => Class::DenseMlp,
                 Part::Router | Part::RouterBias | Part::Correction => Class::Router,
-                Part::Shared(_) | Part::SharedGate => Class::SharedExperts,
+                Part::Shared(_) | Part::SharedBias(_) | Part::SharedGate => Class::SharedExperts,
                 Part::Expert { .. } | Part::ExpertBias { .. } | Part::ExpertOutputBias { .. } => {
                     Class::Experts
                 }

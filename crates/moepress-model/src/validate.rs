@@ -56,7 +56,7 @@ impl ModelSpec {
                 return fail(format!("layer {layer}: a window of 0 tokens"));
             }
             match &spec.mlp {
-                Mlp::Dense { width } => {
+                Mlp::Dense { width, .. } => {
                     in_range(&format!("layer {layer}: the MLP's width"), *width, MAX_WIDTH)?
                 }
                 Mlp::Moe(moe) => moe.validate().map_err(at)?,

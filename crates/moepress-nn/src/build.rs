@@ -60,7 +60,7 @@ impl<'a> Builder<'a> {
     pub fn core(&mut self) -> Result<Block, BlockError> {
         let spec = self.spec;
         let mlp = match spec.moe(self.layer) {
-            None => Mlp::Dense(Box::new(self.gated(Part::Dense, None, Activation::Silu)?)),
+            None => Mlp::Dense(Box::new(self.gated(Part::Dense, Part::DenseBias, Activation::Silu)?)),
             Some(moe) => Mlp::Moe(Box::new(self.experts(moe)?)),
         };
         Ok(Block {
@@ -81,11 +81,9 @@ impl<'a> Builder<'a> {
         let moe = self.spec.moe(self.layer).ok_or(missing.clone())?;
         let count = moe.experts.get(expert).ok_or(missing)?.segments.len();
         let segment = |segment| {
-            let biases = moe.biases.then_some([Projection::Gate, Projection::Up]);
-            let biases =
-                biases.map(|both| both.map(|projection| Part::ExpertBias { expert, segment, projection }));
             let part = |projection| Part::Expert { expert, segment, projection };
-            self.gated(part, biases, moe.activation)
+            let bias = |projection| Part::ExpertBias { expert, segment, projection };
+            self.gated(part, bias, moe.activation)
         };
         let segments = (0..count).map(segment).collect::<Result<_, _>>()?;
         Ok(Expert { segments, bias: self.optional(Part::ExpertOutputBias { expert })? })
@@ -165,25 +163,27 @@ impl<'a> Builder<'a> {
     fn gated(
         &mut self,
         part: impl Fn(Projection) -> Part,
-        biases: Option<[Part; 2]>,
+        bias: impl Fn(Projection) -> Part,
         activation: Activation,
     ) -> Result<Gated, BlockError> {
         let [gate, up, down] = Projection::ALL.map(|projection| self.take(part(projection)));
-        let biases = match biases {
-            None => None,
-            Some([gate, up]) => {
-                Some([vector(&*self.take(gate)?, self.device), vector(&*self.take(up)?, self.device)])
-            }
-        };
+        let [gate_bias, up_bias, down_bias] =
+            Projection::ALL.map(|projection| self.optional(bias(projection)));
         let linear = self.linear;
-        Ok(Gated { gate: linear(gate?), up: linear(up?), down: linear(down?), biases, activation })
+        Ok(Gated {
+            gate: linear(gate?),
+            up: linear(up?),
+            down: linear(down?),
+            biases: [gate_bias?, up_bias?, down_bias?],
+            activation,
+        })
     }
 
     fn experts(&mut self, moe: &Moe) -> Result<Experts, BlockError> {
         let shared = match moe.shared {
             None => None,
             Some(shared) => {
-                let gated = self.gated(Part::Shared, None, Activation::Silu)?;
+                let gated = self.gated(Part::Shared, Part::SharedBias, Activation::Silu)?;
                 let gate = match shared.gated {
                     true => Some((self.linear)(self.take(Part::SharedGate)?)),
                     false => None,

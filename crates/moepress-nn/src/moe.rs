@@ -13,8 +13,8 @@ pub struct Gated {
     pub(crate) gate: Box<dyn Linear>,
     pub(crate) up: Box<dyn Linear>,
     pub(crate) down: Box<dyn Linear>,
-    /// Biases of gate and up.
-    pub(crate) biases: Option<[Tensor<1>; 2]>,
+    /// Biases of gate, up and down.
+    pub(crate) biases: [Option<Tensor<1>>; 3],
     pub(crate) activation: Activation,
 }
 
@@ -30,10 +30,7 @@ impl Gated {
             let site = Site { part: part(projection), side: Side::Output };
             plus(watch.tensor(site, map.forward(x.clone())), bias)
         };
-        let [gate_bias, up_bias] = match &self.biases {
-            Some([gate, up]) => [Some(gate), Some(up)],
-            None => [None; 2],
-        };
+        let [gate_bias, up_bias, down_bias] = self.biases.each_ref().map(Option::as_ref);
         let gate = output(&*self.gate, Projection::Gate, gate_bias);
         let up = output(&*self.up, Projection::Up, up_bias);
         let atoms = match self.activation {
@@ -44,7 +41,7 @@ impl Gated {
                 (up.clamp(-limit, limit) + 1.0) * gate * slope
             }
         };
-        watched(&*self.down, part(Projection::Down), atoms, watch)
+        plus(watched(&*self.down, part(Projection::Down), atoms, watch), down_bias)
     }
 }
 

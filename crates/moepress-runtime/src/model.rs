@@ -3,7 +3,7 @@
 use crate::{RuntimeError, packed};
 use moepress_checkpoint::Source;
 use moepress_model::ModelSpec;
-use moepress_nn::{Block, Device, Ends, Ignore, KeyValues, MakeLinear, Rotary, Tensor};
+use moepress_nn::{Block, Builder, Device, Ends, Ignore, KeyValues, MakeLinear, Rotary, Tensor};
 
 /// A model whose weights are in memory, in the formats they are stored in. Shared freely by threads; every
 /// pass runs on the calling one.

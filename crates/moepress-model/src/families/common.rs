@@ -106,6 +106,8 @@ pub struct Mixture {
     pub biases: bool,
     /// The expert for every token.
     pub shared: Option<Shared>,
+    /// Whether dense MLPs have biases.
+    pub mlp_biases: bool,
 }
 
 impl Mixture {
@@ -122,6 +124,7 @@ impl Mixture {
             activation: Activation::Silu,
             biases: false,
             shared: None,
+            mlp_biases: false,
         })
     }
 
@@ -171,7 +174,9 @@ pub fn layers(
     let layer = |layer| {
         let mlp = match is_moe(layer) {
             true => mixture.layer(),
-            false => Mlp::Dense { width: config.size("intermediate_size", MAX_WIDTH)? },
+            false => {
+                Mlp::Dense { width: config.size("intermediate_size", MAX_WIDTH)?, biases: mixture.mlp_biases }
+            }
         };
         Ok(LayerSpec { window: window(layer), mlp })
     };

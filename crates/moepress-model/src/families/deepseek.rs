@@ -44,8 +44,11 @@ pub fn mixture(config: Config<'_>) -> Result<Mixture, ConfigError> {
     let mut mixture =
         Mixture::new(config, &["n_routed_experts", "num_local_experts"], "moe_intermediate_size")?;
     let shared = config.number("n_shared_experts", 0.0)? as usize;
-    mixture.shared =
-        (shared > 0).then(|| Shared { width: mixture.width.saturating_mul(shared), gated: false });
+    mixture.shared = (shared > 0).then(|| Shared {
+        width: mixture.width.saturating_mul(shared),
+        gated: false,
+        biases: false,
+    });
     mixture.routing.scale = config.number("routed_scaling_factor", 1.0)?;
     Ok(mixture)
 }

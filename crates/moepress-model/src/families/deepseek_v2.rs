@@ -6,7 +6,6 @@ use crate::attention::Pairs;
 use crate::moe::GroupRank;
 use crate::spec::ModelSpec;
 use crate::{Config, ConfigError};
-use serde_json::Value;
 
 pub const FAMILY: Family = Family {
     model_type: "deepseek_v2",
@@ -17,12 +16,15 @@ pub const FAMILY: Family = Family {
 
 fn spec(config: Config<'_>) -> Result<ModelSpec, ConfigError> {
     config.word("scoring_func", &["softmax"])?;
-    config.only("mlp_bias", &Value::from(false))?;
     let spec = latent(config, FAMILY.model_type, Pairs::Neighbours)?;
     let mut mixture = mixture(config)?;
     // `norm_topk_prob` has no effect in the code of this family.
     if config.word("topk_method", &["greedy", "group_limited_greedy"])? == "group_limited_greedy" {
         mixture.routing.groups = groups(config, GroupRank::Largest)?;
+    }
+    mixture.mlp_biases = config.flag("mlp_bias", false)?;
+    if let Some(shared) = &mut mixture.shared {
+        shared.biases = mixture.mlp_biases;
     }
     finish(config, spec, &mixture)
 }

@@ -1,13 +1,12 @@
 //! ERNIE-4.5-MoE: softmax scores with a corrected choice, rotary pairs of neighbours, dense layers in a pattern.
 
 use super::Family;
-use super::common::{Mixture, base, layers};
+use super::common::{ALL_MAPS, Mixture, base, biased, layers};
 use super::names::{Names, USUAL};
 use crate::attention::Pairs;
 use crate::moe::Shared;
 use crate::spec::ModelSpec;
 use crate::{Config, ConfigError};
-use serde_json::Value;
 
 pub const FAMILY: Family = Family {
     model_type: "ernie4_5_moe",
@@ -17,15 +16,18 @@ pub const FAMILY: Family = Family {
 };
 
 fn spec(config: Config<'_>) -> Result<ModelSpec, ConfigError> {
-    config.only("use_bias", &Value::from(false))?;
     let mut spec = base(config, FAMILY.model_type, 1.0, Pairs::Neighbours)?;
+    let biases = config.flag("use_bias", false)?;
+    spec.attention.biases = biased(config, "use_bias", false, &ALL_MAPS)?;
+    spec.head_bias = biases;
     let mut mixture =
         Mixture::new(config, &["moe_num_experts", "num_local_experts"], "moe_intermediate_size")?;
+    mixture.mlp_biases = biases;
     mixture.routing.correction = true;
     mixture.routing.renormalise = Some(config.number("moe_norm_min", 1e-12)?);
     let shared = config.number("moe_num_shared_experts", 0.0)? as usize;
     mixture.shared =
-        (shared > 0).then(|| Shared { width: mixture.width.saturating_mul(shared), gated: false });
+        (shared > 0).then(|| Shared { width: mixture.width.saturating_mul(shared), gated: false, biases });
     let step = config.optional_size("moe_layer_interval", 1 << 12)?.unwrap_or(1);
     let first = config.number("moe_layer_start_index", 1.0)? as usize;
     // -1 stands for the last layer.

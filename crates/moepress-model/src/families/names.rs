@@ -47,6 +47,9 @@ impl Names {
             Part::Shared(projection) => {
                 vec![Place::whole(format!("{moe}.{}.{}.weight", self.shared, projection.name()))]
             }
+            Part::SharedBias(projection) => {
+                vec![Place::whole(format!("{moe}.{}.{}.bias", self.shared, projection.name()))]
+            }
             Part::Expert { expert, projection, .. } => {
                 let name = self.expert[projection as usize];
                 let mut places = vec![Place::whole(format!("{moe}.experts.{expert}.{name}.weight"))];

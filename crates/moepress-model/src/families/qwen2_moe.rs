@@ -21,8 +21,11 @@ fn spec(config: Config<'_>) -> Result<ModelSpec, ConfigError> {
     spec.attention.biases = biased(config, "qkv_bias", true, &[Map::Query, Map::Key, Map::Value])?;
     let mut mixture = Mixture::new(config, &["num_experts", "num_local_experts"], "moe_intermediate_size")?;
     mixture.routing.renormalise = renormalise(config, false)?;
-    mixture.shared =
-        Some(Shared { width: config.size("shared_expert_intermediate_size", 1 << 20)?, gated: true });
+    mixture.shared = Some(Shared {
+        width: config.size("shared_expert_intermediate_size", 1 << 20)?,
+        gated: true,
+        biases: false,
+    });
     let window = match config.flag("use_sliding_window", false)? {
         true => Some(config.size("sliding_window", 1 << 30)?),
         false => None,
