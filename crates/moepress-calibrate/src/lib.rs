@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod backward;
+mod chunk;
 mod forward;
 mod gradients;
 mod rounding;
@@ -14,5 +15,6 @@ mod routing;
 mod sums;
 mod sweep;
 
+pub use chunk::windows_per_chunk;
 pub use rounding::rounding_costs;
 pub use sweep::{CalibrateError, sweep};

@@ -1,13 +1,12 @@
 //! Walking the layers.
 
+use crate::chunk::windows_per_chunk;
 use moepress_checkpoint::{CheckpointError, Progress, Source};
 use moepress_model::Tensor as Name;
 use moepress_nn::{Block, BlockError, Builder, Device, Ends, Rotary, dense, to_rows};
 use moepress_stats::{Need, Needs, Of, Quantity, Statistics, StatisticsError};
 use rayon::prelude::*;
 
-/// Tokens of a chunk, at least: enough for matrix products to be efficient with 16 experts.
-const CHUNK_TOKENS: usize = 1024;
 /// Chunks whose sums are held at a time; fixed, so that the order of additions is.
 const CHUNKS_AT_ONCE: usize = 8;
 
@@ -82,7 +81,7 @@ pub fn sweep(
     let device = device.clone();
     let window = windows.first().map_or(0, Vec::len);
     let chunks: Vec<Chunk> = windows
-        .chunks((CHUNK_TOKENS / window.max(1)).max(1))
+        .chunks(windows_per_chunk(window))
         .map(|windows| Chunk { ids: windows.concat(), batch: windows.len(), window })
         .collect();
     let rotary = Rotary::new(&spec.attention, 0, window, &device);

@@ -8,7 +8,7 @@ mod tests;
 
 use crate::location::Location;
 use crate::manifest::{MANIFEST, Manifest};
-use crate::{CheckpointError, Files, RawTensor, Shards, Source, digest, read_packed};
+use crate::{CheckpointError, Files, RawTensor, Shards, Share, Source, digest, read_packed};
 use moepress_model::{LayerWeights, ModelSpec, Tensor};
 use moepress_quant::{Format, Stored};
 use std::collections::{BTreeMap, BTreeSet};
@@ -168,6 +168,11 @@ impl Source for Checkpoint {
     fn layer(&self, layer: usize) -> Result<LayerWeights, CheckpointError> {
         let read = |part| Ok((part, self.read(Tensor::Layer(layer, part))?));
         self.spec.parts(layer).into_iter().map(read).collect()
+    }
+
+    fn share(&self, layer: usize, share: &Share) -> Result<LayerWeights, CheckpointError> {
+        let read = |part| Ok((part, self.read(Tensor::Layer(layer, part))?));
+        self.spec.parts(layer).into_iter().filter(|part| share.holds(*part)).map(read).collect()
     }
 
     fn carried(&self, name: &str) -> Result<RawTensor, CheckpointError> {

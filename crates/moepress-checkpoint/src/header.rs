@@ -18,9 +18,10 @@ const LENGTH_BYTES: u64 = 8;
 const RANK: usize = 8;
 const NAME_BYTES: usize = 1024;
 
-/// The tensors of a file, and the position of their data in it.
+/// The tensors of a file, the texts beside them, and the position of the data.
 pub(crate) struct Header {
     pub tensors: Vec<(String, TensorInfo)>,
+    pub metadata: BTreeMap<String, String>,
     pub data_start: u64,
 }
 
@@ -51,12 +52,12 @@ impl Header {
         if text.first() != Some(&b'{') {
             return Err(bad("does not start with `{`: not a safetensors file".to_owned()));
         }
-        let Entries(mut entries) = parse_json(path, "header", &text)?;
+        let Entries { mut entries, metadata } = parse_json(path, "header", &text)?;
         entries.sort_by(|(a, x), (b, y)| x.data_offsets.cmp(&y.data_offsets).then_with(|| a.cmp(b)));
         check_layout(&entries, data_len).map_err(|e| CheckpointError::bad_input(path, &e.field, e.reason))?;
         let tensors: Vec<_> = entries.into_iter().map(|(name, entry)| (name, entry.into())).collect();
         Metadata::new(None, tensors.clone()).map_err(|e| bad(e.to_string()))?;
-        Ok(Self { tensors, data_start: LENGTH_BYTES + length })
+        Ok(Self { tensors, metadata, data_start: LENGTH_BYTES + length })
     }
 }
 
@@ -155,8 +156,11 @@ impl<'de> Deserialize<'de> for Shape {
     }
 }
 
-/// All tensors of the header, in the order of the text.
-struct Entries(Vec<(String, Entry)>);
+/// All tensors of the header, in the order of the text, and its metadata.
+struct Entries {
+    entries: Vec<(String, Entry)>,
+    metadata: BTreeMap<String, String>,
+}
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -170,10 +174,10 @@ impl<'de> Deserialize<'de> for Entries {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Entries, A::Error> {
-                let mut entries = Vec::new();
+                let (mut entries, mut metadata) = (Vec::new(), BTreeMap::new());
                 while let Some(name) = members.next_key::<String>()? {
                     if name == "__metadata__" {
-                        members.next_value::<BTreeMap<String, String>>()?;
+                        metadata = members.next_value()?;
                         continue;
                     }
                     check_name(&name).map_err(A::Error::custom)?;
@@ -181,7 +185,7 @@ impl<'de> Deserialize<'de> for Entries {
                     let entry = members.next_value().map_err(in_tensor)?;
                     entries.push((name, entry));
                 }
-                Ok(Entries(entries))
+                Ok(Entries { entries, metadata })
             }
         }
 

@@ -39,6 +39,11 @@ pub fn digest(files: &dyn Files, path: &Path) -> Result<String, CheckpointError>
     Ok(hex(hasher))
 }
 
+/// SHA-256 of bytes in hexadecimal.
+pub fn digest_of(bytes: &[u8]) -> String {
+    hex(Sha256::new_with_prefix(bytes))
+}
+
 /// The finished digest in hexadecimal.
 pub(crate) fn hex(hasher: Sha256) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -66,6 +71,7 @@ mod tests {
         std::fs::write(&path, b"abc").unwrap();
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(digest(&OsFiles, &path).unwrap(), abc);
+        assert_eq!(digest_of(b"abc"), abc);
         std::fs::write(&path, vec![b'a'; 2 * CHUNK + 1]).unwrap();
         let whole = hex(Sha256::new_with_prefix(vec![b'a'; 2 * CHUNK + 1]));
         assert_eq!(digest(&OsFiles, &path).unwrap(), whole);

@@ -23,11 +23,25 @@ pub struct RawTensor {
     pub bytes: Vec<u8>,
 }
 
-/// The bytes of a safetensors file: same tensors, same bytes.
+/// The bytes of a shard of a model: same tensors, same bytes.
 ///
 /// # Errors
 /// A tensor whose bytes do not match its type and shape, or names beyond the container's header limit.
 pub fn encode_shard(tensors: &BTreeMap<String, RawTensor>) -> Result<Vec<u8>, CheckpointError> {
+    // Some loaders refuse a file that does not say which framework its layout comes from.
+    encode_with_text(tensors, "format", "pt")
+}
+
+/// The bytes of a safetensors file with one text in its metadata: same contents, same bytes. One, because
+/// the container writes several in no fixed order.
+///
+/// # Errors
+/// As [`encode_shard`].
+pub fn encode_with_text(
+    tensors: &BTreeMap<String, RawTensor>,
+    key: &str,
+    text: &str,
+) -> Result<Vec<u8>, CheckpointError> {
     let views = tensors
         .iter()
         .map(|(name, tensor)| {
@@ -36,8 +50,7 @@ pub fn encode_shard(tensors: &BTreeMap<String, RawTensor>) -> Result<Vec<u8>, Ch
                 .map_err(|e| CheckpointError::Encode { reason: format!("tensor {name:?}: {e}") })
         })
         .collect::<Result<Vec<_>, _>>()?;
-    // Some loaders refuse a file that does not say which framework its layout comes from.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = HashMap::from([(key.to_owned(), text.to_owned())]);
     safetensors::serialize(views, Some(metadata))
         .map_err(|e| CheckpointError::Encode { reason: e.to_string() })
 }

@@ -1,9 +1,29 @@
 //! Weights by their place in the model, wherever they come from.
 
 use crate::{CheckpointError, RawTensor};
-use moepress_model::{LayerWeights, ModelSpec, Tensor};
+use moepress_model::{LayerWeights, ModelSpec, Part, Tensor};
 use moepress_quant::Stored;
 use std::path::Path;
+
+/// Some of the tensors of a layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// Everything but the routed experts.
+    Core,
+    /// These routed experts, ascending.
+    Experts(Vec<usize>),
+}
+
+impl Share {
+    /// Whether a part belongs to it.
+    pub fn holds(&self, part: Part) -> bool {
+        match (self, part.expert()) {
+            (Self::Core, expert) => expert.is_none(),
+            (Self::Experts(_), None) => false,
+            (Self::Experts(experts), Some(expert)) => experts.binary_search(&expert).is_ok(),
+        }
+    }
+}
 
 /// Something that has the weights of a model: a checkpoint, or one with edits applied on the way.
 pub trait Source: Sync {
@@ -21,6 +41,16 @@ pub trait Source: Sync {
     /// # Errors
     /// One of them cannot be read, or its values are not usable.
     fn layer(&self, layer: usize) -> Result<LayerWeights, CheckpointError>;
+
+    /// Some of the tensors of a layer, so that not all of them have to be held at a time.
+    ///
+    /// # Errors
+    /// As [`Self::layer`].
+    fn share(&self, layer: usize, share: &Share) -> Result<LayerWeights, CheckpointError> {
+        let mut weights = self.layer(layer)?;
+        weights.retain(|part, _| share.holds(*part));
+        Ok(weights)
+    }
 
     /// A tensor that is carried along, as it is stored; `name` is a key of [`ModelSpec::carried`]. Sources of
     /// models that carry nothing need not say how.

@@ -1,6 +1,6 @@
 //! The words of the command line.
 
-use crate::commands::{eval, generate, inspect, logits, plan, run};
+use crate::commands::{eval, generate, inspect, logits, plan, run, stats};
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -39,6 +39,7 @@ pub struct Args {
 pub enum Command {
     Run(run::Args),
     Plan(plan::Args),
+    Stats(stats::Args),
     Inspect(inspect::Args),
     Eval(eval::Args),
     Generate(generate::Args),

@@ -44,6 +44,7 @@ fn run(args: Args, context: &Context) -> Result<Ending, Failure> {
     match args.command {
         args::Command::Run(args) => args.run(context),
         args::Command::Plan(args) => args.run(context),
+        args::Command::Stats(args) => args.run(context),
         args::Command::Inspect(args) => args.run(context),
         args::Command::Eval(args) => args.run(context),
         args::Command::Generate(args) => args.run(context),

@@ -177,7 +177,7 @@ pub enum Part {
 
 impl Part {
     /// Parts whose names hold no index.
-    fn fixed() -> impl Iterator<Item = Self> {
+    pub fn fixed() -> impl Iterator<Item = Self> {
         let norms = Normed::ALL.into_iter().flat_map(|norm| [Self::Norm(norm), Self::NormBias(norm)]);
         let maps = Map::ALL.into_iter().flat_map(|map| [Self::Attention(map), Self::AttentionBias(map)]);
         let mlp = Projection::ALL

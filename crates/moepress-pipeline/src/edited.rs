@@ -1,9 +1,9 @@
 //! A model with edits applied on the way from the disk.
 
-use moepress_checkpoint::{CheckpointError, RawTensor, Source};
+use moepress_checkpoint::{CheckpointError, RawTensor, Share, Source};
 use moepress_model::{Edit, EditError, LayerWeights, ModelSpec, Tensor};
 use moepress_quant::Stored;
-use moepress_stages::{ApplyError, apply, apply_outside};
+use moepress_stages::{ApplyError, apply, apply_outside, sources};
 use std::path::Path;
 
 /// A source seen through a list of edits; nothing is kept but the list.
@@ -50,6 +50,15 @@ impl Source for Edited<'_> {
 
     fn layer(&self, layer: usize) -> Result<LayerWeights, CheckpointError> {
         let weights = self.source.layer(layer)?;
+        apply(self.source.spec(), layer, weights, &self.edits).map_err(|e| self.failed(&e))
+    }
+
+    fn share(&self, layer: usize, share: &Share) -> Result<LayerWeights, CheckpointError> {
+        let of_source = match share {
+            Share::Core => Share::Core,
+            Share::Experts(experts) => Share::Experts(sources(layer, experts, &self.edits)),
+        };
+        let weights = self.source.share(layer, &of_source)?;
         apply(self.source.spec(), layer, weights, &self.edits).map_err(|e| self.failed(&e))
     }
 

@@ -50,6 +50,9 @@ pub enum PipelineError {
         /// What the system can give.
         available: u64,
     },
+    /// The request cannot be met as it stands.
+    #[error("{0}")]
+    Usage(String),
     /// The report cannot be written as JSON.
     #[error("cannot encode the report: {0}")]
     Report(String),
@@ -62,7 +65,7 @@ impl PipelineError {
     /// What the error means to whoever started the run; `None` when they interrupted it.
     pub fn kind(&self) -> Option<ErrorKind> {
         Some(match self {
-            Self::Recipe(_) | Self::Stage(StageError::Recipe(_)) => ErrorKind::Usage,
+            Self::Recipe(_) | Self::Stage(StageError::Recipe(_)) | Self::Usage(_) => ErrorKind::Usage,
             Self::Stage(StageError::Statistics(_)) | Self::Edit(_) | Self::Report(_) => ErrorKind::Io,
             Self::Checkpoint(e) => e.kind(),
             Self::Text(e) => e.kind(),

@@ -12,7 +12,7 @@ mod memory;
 mod plan;
 mod report;
 mod run;
-mod statistics_file;
+mod stats;
 mod texts;
 
 pub use edited::Edited;
@@ -21,4 +21,5 @@ pub use layers::{ExpertReport, LayerReport};
 pub use plan::{Plan, PlannedStage, SizeOf, Sizes, plan};
 pub use report::{CalibrationReport, Comparison, Report, Seconds, StageReport};
 pub use run::{Outcome, Render, Run, run};
+pub use stats::{Measure, Shard, StatisticsFile, StatisticsHeader, measure, merge};
 pub use texts::{TextSet, load_texts};

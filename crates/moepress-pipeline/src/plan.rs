@@ -5,7 +5,7 @@ use crate::memory::{Load, peak};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
 use moepress_model::{Class, Edit, ModelSpec};
 use moepress_quant::Format;
-use moepress_recipe::{Mtp, Recipe};
+use moepress_recipe::{Calibration, Mtp, Recipe};
 use moepress_stages::{Evidence, Stage, assumed, from_recipe};
 use moepress_stats::{Need, Needs};
 use serde::Serialize;
@@ -85,6 +85,15 @@ pub struct Plan {
 /// # Errors
 /// The recipe is wrong in itself or for this model.
 pub fn plan(recipe: &Recipe, model: &Checkpoint) -> Result<(Plan, Vec<Box<dyn Stage>>), PipelineError> {
+    plan_with(recipe, model, false)
+}
+
+/// Plans a recipe; when `given`, the first measurement comes from a file and takes no sweep.
+pub(crate) fn plan_with(
+    recipe: &Recipe,
+    model: &Checkpoint,
+    given: bool,
+) -> Result<(Plan, Vec<Box<dyn Stage>>), PipelineError> {
     let stages = from_recipe(&recipe.stages)?;
     if model.manifest().is_some() {
         let reason = "is already compact; start from the original checkpoint";
@@ -127,14 +136,18 @@ pub fn plan(recipe: &Recipe, model: &Checkpoint) -> Result<(Plan, Vec<Box<dyn St
     for (stage, needs) in planned.iter_mut().zip(&needs) {
         stage.measures = needs.as_ref().map(words).unwrap_or_default();
     }
-    let load = load(recipe, &needs);
+    let mut swept = needs.clone();
+    if let Some(first) = swept.iter_mut().find(|needs| given && needs.is_some()) {
+        *first = None;
+    }
+    let load = load(recipe, &swept);
     let plan = Plan {
         family: spec.family.clone(),
         notes: model.notes().iter().cloned().chain(carried).collect(),
         before: Sizes::of(before),
         stages: planned,
         after: Sizes::of(&spec),
-        walks: walks(recipe, &stages, &needs),
+        walks: walks(recipe, &stages, &swept),
         peak_memory_bytes: peak(before, &spec, &load),
         disk_bytes: spec.total_bytes() + headers(&spec) + tokenizer_bytes(model)?,
         first,
@@ -190,6 +203,25 @@ fn sweeps(stages: &[Box<dyn Stage>], stale_after: &[bool]) -> Vec<Option<Needs>>
         }
     }
     needs
+}
+
+/// What is measured first and on which text, when that is on the model as it came.
+///
+/// # Errors
+/// Nothing is measured, or stages before edit the model.
+pub(crate) fn unedited_needs<'a>(
+    recipe: &'a Recipe,
+    plan: &'a Plan,
+) -> Result<(&'a Needs, &'a Calibration), PipelineError> {
+    let first = plan.needs.iter().enumerate().find_map(|(at, needs)| Some((at, needs.as_ref()?)));
+    match (first, &recipe.calibration) {
+        (Some((0, needs)), Some(calibration)) => Ok((needs, calibration)),
+        (Some((at, _)), Some(_)) => {
+            let message = "measures a model that the stages before it edited; a statistics file is of the model as it came, so put this stage first";
+            Err(recipe.stages[at].error(message).into())
+        }
+        _ => Err(PipelineError::Usage("no stage of this recipe measures anything".to_owned())),
+    }
 }
 
 fn words(needs: &Needs) -> Vec<&'static str> {

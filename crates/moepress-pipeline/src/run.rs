@@ -1,11 +1,12 @@
 //! Carrying a recipe out.
 
+use crate::PipelineError;
 use crate::edited::Edited;
 use crate::layers::layers;
-use crate::plan::{Plan, Sizes, plan};
+use crate::plan::{Plan, Sizes, plan_with, unedited_needs};
 use crate::report::{CalibrationReport, Comparison, Report, Seconds, StageReport};
+use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows};
 use crate::texts::{TextSet, load_texts};
-use crate::{PipelineError, statistics_file};
 use moepress_calibrate::{rounding_costs, sweep};
 use moepress_checkpoint::{
     Checkpoint, CompactWriter, Files, Progress, Source, available_memory, peak_memory,
@@ -16,10 +17,10 @@ use moepress_nn::Device;
 use moepress_recipe::Recipe;
 use moepress_runtime::Model;
 use moepress_stages::{Evidence, Stage};
-use moepress_stats::{Of, Quantity, RoundingCosts, Statistics};
+use moepress_stats::{Need, Of, Quantity, RoundingCosts, Statistics};
 use moepress_text::Tokenizer;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -37,6 +38,8 @@ pub struct Run<'a> {
     pub model_name: &'a str,
     /// The output directory, which must not exist.
     pub out: &'a Path,
+    /// A statistics file that takes the place of the first sweep.
+    pub statistics_from: Option<&'a Path>,
     /// Where calibration computes; everything else runs on the CPU.
     pub device: Device,
     /// Turns the report into files beside it: name and contents.
@@ -50,7 +53,7 @@ pub type Render<'a> = &'a dyn Fn(&Report) -> Vec<(String, Vec<u8>)>;
 pub struct Outcome {
     /// The story, also in `report.json`.
     pub report: Report,
-    /// Statistics of the last sweep, encoded as a safetensors file; none when nothing was measured.
+    /// Statistics of the last measurement, encoded as a safetensors file; none when nothing was measured.
     pub statistics: Option<Vec<u8>>,
 }
 
@@ -62,14 +65,21 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     let started = Instant::now();
     let mut seconds = Seconds::default();
     let checkpoint = Checkpoint::open(job.files, &job.recipe.model)?;
-    let (plan, stages) = plan(job.recipe, &checkpoint)?;
+    let (plan, stages) = plan_with(job.recipe, &checkpoint, job.statistics_from.is_some())?;
     if let Some(available) = available_memory().filter(|&available| available < plan.peak_memory_bytes) {
         return Err(PipelineError::Memory { needed: plan.peak_memory_bytes, available });
     }
     let mut writer = CompactWriter::new(job.files, job.out, checkpoint.spec().layers.len())?;
     writer.reserve(plan.disk_bytes)?;
     let tokenizer = Tokenizer::open(job.files.as_ref(), checkpoint.dir(), checkpoint.spec().vocab)?;
-    let texts = Texts::load(job, &tokenizer, &plan)?;
+    let mut texts = Texts::load(job, &tokenizer, &plan)?;
+    let model = checkpoint.input_digests()?;
+    if let Some(path) = job.statistics_from {
+        let (needs, _) = unedited_needs(job.recipe, &plan)?;
+        let windows = texts.calibration.as_ref().map(all_windows).unwrap_or_default();
+        let wanted = Wanted { spec: checkpoint.spec(), model: &model, windows: &windows, needs };
+        texts.given = Some(Given::read(job.files.as_ref(), path, &wanted)?);
+    }
     seconds.text = started.elapsed().as_secs_f64();
 
     let mut edited = Edited::new(&checkpoint);
@@ -84,7 +94,10 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
 
     let at = Instant::now();
     write(&mut writer, &edited, progress)?;
-    let mut inputs = BTreeMap::from([("model".to_owned(), checkpoint.input_digests()?)]);
+    let mut inputs = BTreeMap::from([("model".to_owned(), model.clone())]);
+    if let Some(given) = &texts.given {
+        inputs.insert("statistics".to_owned(), given.digests.clone());
+    }
     if let Some(calibration) = &texts.calibration {
         inputs.insert("calibration".to_owned(), calibration.digests.clone());
     }
@@ -131,20 +144,27 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         return Err(PipelineError::Cancelled);
     }
     writer.publish()?;
-    let statistics = measured.last.as_ref().map(statistics_file::encode).transpose()?;
+    let statistics = match (measured.last, &texts.given) {
+        (Some(last), _) => Some(last.encode(&model, &texts)?),
+        (None, Some(given)) => Some(given.file.encode()?),
+        (None, None) => None,
+    };
     Ok(Outcome { report, statistics })
 }
 
-/// All text a run needs, read before anything else so that a bad file ends it early.
+/// All text a run needs, and what was measured on it before, read before anything else so that a bad file
+/// ends it early.
 struct Texts {
     calibration: Option<TextSet>,
     window: usize,
     evaluation: Option<TextSet>,
+    given: Option<Given>,
 }
 
 impl Texts {
     fn notes(&self) -> impl Iterator<Item = &String> {
-        self.calibration.iter().chain(&self.evaluation).flat_map(|set| &set.notes)
+        let sets = self.calibration.iter().chain(&self.evaluation);
+        sets.flat_map(|set| &set.notes).chain(self.given.iter().map(|given| &given.note))
     }
 
     fn load(job: &Run<'_>, tokenizer: &Tokenizer, plan: &Plan) -> Result<Self, PipelineError> {
@@ -159,7 +179,7 @@ impl Texts {
             None => None,
         };
         let window = job.recipe.calibration.as_ref().map_or(0, |c| c.window);
-        Ok(Self { calibration, window, evaluation })
+        Ok(Self { calibration, window, evaluation, given: None })
     }
 }
 
@@ -170,7 +190,23 @@ struct Measured {
     calibration: Option<CalibrationReport>,
     /// Tokens per expert by layer in the first sweep.
     routed: BTreeMap<usize, Vec<u64>>,
-    last: Option<Statistics>,
+    last: Option<Sweep>,
+}
+
+/// The last sweep.
+struct Sweep {
+    stats: Statistics,
+    groups: BTreeSet<Need>,
+    /// Before it.
+    edits: Vec<Edit>,
+}
+
+impl Sweep {
+    fn encode(self, model: &BTreeMap<String, String>, texts: &Texts) -> Result<Vec<u8>, PipelineError> {
+        let windows = texts.calibration.as_ref().map(all_windows).unwrap_or_default();
+        let header = StatisticsHeader::new(model, &self.edits, &windows, &self.groups, Shard::WHOLE)?;
+        StatisticsFile { header, sums: self.stats }.encode()
+    }
 }
 
 /// Runs every stage: sweeps where the plan says so, then decides and adds the edits.
@@ -188,14 +224,20 @@ fn decide(
     for (stage, needs) in stages.iter().zip(&plan.needs) {
         let at = Instant::now();
         if let (Some(needs), Some(set)) = (needs, &texts.calibration) {
-            let windows: Vec<Vec<u32>> = set.texts.iter().flat_map(|text| text.windows.clone()).collect();
-            stats = sweep(edited, &windows, needs, &job.device, progress)?;
+            let given = texts.given.as_ref().filter(|_| measured.calibration.is_none());
+            stats = match given {
+                Some(given) => given.file.sums.clone(),
+                None => sweep(edited, &all_windows(set), needs, &job.device, progress)?,
+            };
             if measured.calibration.is_none() {
                 measured.calibration = Some(calibration(set, texts.window, &stats));
                 measured.routed =
                     routed(&stats).map(|(layer, n)| (layer, n.iter().map(|&n| n as u64).collect())).collect();
             }
-            measured.last = Some(stats.clone());
+            if given.is_none() {
+                let (groups, edits) = (needs.groups.clone(), edited.edits().to_vec());
+                measured.last = Some(Sweep { stats: stats.clone(), groups, edits });
+            }
         }
         let costs = match stage.needs() {
             needs if needs.formats.is_empty() => RoundingCosts::default(),
@@ -294,7 +336,7 @@ fn compare(
 }
 
 /// A JSON list with one edit per line, so that two runs can be compared by `diff`.
-fn lines(edits: &[Edit]) -> Result<Vec<u8>, PipelineError> {
+pub(crate) fn lines(edits: &[Edit]) -> Result<Vec<u8>, PipelineError> {
     let line = |edit| serde_json::to_string(edit).map_err(|e| PipelineError::Report(e.to_string()));
     let lines = edits.iter().map(line).collect::<Result<Vec<_>, _>>()?;
     Ok(format!("[\n{}\n]\n", lines.join(",\n")).into_bytes())

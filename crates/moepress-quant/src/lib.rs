@@ -7,6 +7,7 @@
 
 mod format;
 pub mod formats;
+pub mod solve;
 mod stored;
 
 pub use format::{Code, Dtype, Format, FormatError, Grouped};

@@ -3,7 +3,8 @@
 #![cfg(test)]
 
 use moepress_quant::formats::{
-    EncodeError, Grid, GridError, encode_nearest, implementation, pack_codes, rounding_cost,
+    EncodeError, Grid, GridError, TernaryGrid, encode_nearest, encode_ternary, implementation, pack_codes,
+    rounding_cost,
 };
 use moepress_quant::{Code, Dtype, Format, Grouped, Packed, Plain, Stored, StoredError};
 use proptest::prelude::*;
@@ -120,6 +121,19 @@ fn more_bits_cost_less() {
     ] {
         assert!(ladder.windows(2).all(|pair| cost(pair[0]) > cost(pair[1])), "{ladder:?}");
     }
+}
+
+#[test]
+fn ternary_scales_are_a_choice() {
+    let (rows, cols) = (3, 70);
+    let w = noise(rows * cols);
+    let encode = |grid| encode_ternary(grid, 32, rows, cols, &w, None).unwrap();
+    let nearest = encode_nearest(grouped("ternary-g32"), rows, cols, &w, None).unwrap();
+    assert_eq!(encode(TernaryGrid::Optimal), nearest);
+    let zeros = |grid| encode(grid).to_f32().iter().filter(|&&q| q == 0.0).count();
+    let counts = [TernaryGrid::AbsMean, TernaryGrid::Optimal, TernaryGrid::AbsMax].map(zeros);
+    assert!(counts.is_sorted() && counts[0] < counts[2], "{counts:?}");
+    assert!(matches!(encode_ternary(TernaryGrid::AbsMean, 33, 0, 0, &[], None), Err(EncodeError::Format(_))));
 }
 
 #[test]

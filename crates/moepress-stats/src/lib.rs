@@ -6,7 +6,9 @@
 #![warn(missing_docs)]
 
 mod costs;
+mod fit;
 mod follow;
+mod names;
 mod needs;
 mod statistics;
 

@@ -14,6 +14,25 @@ pub enum Need {
     Fisher,
 }
 
+impl Need {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Routing, Self::Atoms, Self::Fisher];
+
+    /// The name in statistics files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Routing => "routing",
+            Self::Atoms => "atoms",
+            Self::Fisher => "fisher",
+        }
+    }
+
+    /// The group of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|need| need.name() == name)
+    }
+}
+
 /// The union of what several stages ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {

@@ -47,6 +47,22 @@ pub enum Quantity {
 }
 
 impl Quantity {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Tokens,
+        Self::Predictions,
+        Self::Loss,
+        Self::GateSum,
+        Self::NormSum,
+        Self::GateNormSum,
+        Self::RouterGram,
+        Self::AtomEnergy,
+        Self::AtomGradient,
+        Self::AtomCoupled,
+        Self::ColumnWeight,
+        Self::RowWeight,
+    ];
+
     /// The name in statistics files.
     pub const fn name(self) -> &'static str {
         match self {
@@ -102,6 +118,18 @@ pub enum StatisticsError {
     /// Two statistics of different models.
     #[error("statistic {0} has {1} elements in one part and {2} in the other")]
     Length(String, usize, usize),
+    /// A name that no statistic has.
+    #[error("`{0}` is the name of no statistic")]
+    Name(String),
+    /// A negative sum of squares, a count that is not whole, or no number.
+    #[error("statistic {0}: element {1} is {2}, which such a sum cannot be")]
+    Value(String, usize, String),
+    /// A statistic of something the model does not have.
+    #[error("statistic {0} is of something this model does not have")]
+    NotInModel(String),
+    /// A statistic of another model.
+    #[error("statistic {0} has {1} elements, in this model it has {2}")]
+    Misfit(String, usize, usize),
 }
 
 /// Sums over tokens.

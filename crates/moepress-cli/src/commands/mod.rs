@@ -8,6 +8,7 @@ mod model;
 pub mod plan;
 mod recipe;
 pub mod run;
+pub mod stats;
 
 use crate::interrupt::Interrupt;
 use moepress_checkpoint::Files;

@@ -19,6 +19,7 @@ Examples:
   moepress run recipes/demo.yaml
   moepress run recipes/demo.yaml --out out/half --set prune_atoms.ratio=0.5
   moepress run recipes/demo.yaml --json --fail-if 'kld_mean>0.3'
+  moepress run recipes/demo.yaml --statistics-from all.safetensors
 
 The output directory must not exist; it appears when it is complete, with report.html, report.md and \
 report.json in it. Without --out it is the recipe's `output`, or out/ and the name of the recipe.
@@ -41,6 +42,9 @@ pub struct Args {
     /// Where calibration computes: cpu, or cuda or wgpu in a build with that feature
     #[arg(long, value_name = "BACKEND", default_value = "cpu", value_parser = args::backend)]
     device: Backend,
+    /// Take the first measurement from a file of `moepress stats`, which must hold all shards
+    #[arg(long, value_name = "FILE")]
+    statistics_from: Option<PathBuf>,
     /// Also write the statistics of the last measurement, as safetensors
     #[arg(long, value_name = "FILE")]
     statistics: Option<PathBuf>,
@@ -83,6 +87,7 @@ impl Args {
             recipe: &recipe,
             model_name: &recipe.model.to_string_lossy(),
             out: &out,
+            statistics_from: self.statistics_from.as_deref(),
             device,
             render: &|report| {
                 vec![

@@ -1,7 +1,7 @@
 //! From f32 weights to packed codes: rounding to nearest, and packing what a solver has rounded.
 
-use super::{Grid, GridError, GroupFormat, MAX_GROUP, implementation, pack};
-use crate::{Format, Grouped, Packed};
+use super::{Grid, GridError, GroupFormat, MAX_GROUP, TernaryGrid, implementation, pack};
+use crate::{Code, Format, Grouped, Packed};
 use rayon::prelude::*;
 
 /// Why a matrix has no encoding.
@@ -63,7 +63,34 @@ pub fn encode_nearest(
     w: &[f32],
     weights: Option<&[f64]>,
 ) -> Result<Packed, EncodeError> {
-    let implementation = find(format)?;
+    encode_on(find(format)?, format, rows, cols, w, weights)
+}
+
+/// As [`encode_nearest`] to ternary codes in groups of `group`, with the scales that `grid` chooses.
+///
+/// # Errors
+/// As [`encode_nearest`].
+pub fn encode_ternary(
+    grid: TernaryGrid,
+    group: usize,
+    rows: usize,
+    cols: usize,
+    w: &[f32],
+    weights: Option<&[f64]>,
+) -> Result<Packed, EncodeError> {
+    let format = Grouped { code: Code::Ternary, group, symmetric: true };
+    find(format)?;
+    encode_on(&grid, format, rows, cols, w, weights)
+}
+
+fn encode_on(
+    implementation: &dyn GroupFormat,
+    format: Grouped,
+    rows: usize,
+    cols: usize,
+    w: &[f32],
+    weights: Option<&[f64]>,
+) -> Result<Packed, EncodeError> {
     check_area("w", rows, cols, w.len())?;
     weights.map_or(Ok(()), |weights| check_weights("column weights", cols, weights))?;
     let mut packed = empty(format, rows, cols);
@@ -116,8 +143,8 @@ pub fn pack_codes(
     check_area("codes", rows, cols, codes.len())?;
     check_area("grids", rows, format.row_groups(cols), grids.len())?;
     let codes_end = match format.code {
-        crate::Code::Ternary => 3,
-        crate::Code::Int(bits) => 1u16 << bits,
+        Code::Ternary => 3,
+        Code::Int(bits) => 1u16 << bits,
     };
     if let Some(index) = codes.iter().position(|&code| u16::from(code) >= codes_end) {
         return Err(EncodeError::Code { index, code: codes[index] });
@@ -157,11 +184,11 @@ fn store_grids(packed: &mut Packed, grids: &[Grid]) {
     }
 }
 
-pub(super) fn find(format: Grouped) -> Result<&'static dyn GroupFormat, EncodeError> {
+pub(crate) fn find(format: Grouped) -> Result<&'static dyn GroupFormat, EncodeError> {
     implementation(format).ok_or(EncodeError::Format(Format::Grouped(format)))
 }
 
-pub(super) fn check_area(
+pub(crate) fn check_area(
     part: &'static str,
     rows: usize,
     cols: usize,

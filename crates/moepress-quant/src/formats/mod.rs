@@ -13,8 +13,10 @@ mod ternary;
 
 pub use cost::rounding_cost;
 pub use decode::decode_row;
-pub use encode::{EncodeError, encode_nearest, pack_codes};
+pub use encode::{EncodeError, encode_nearest, encode_ternary, pack_codes};
+pub(crate) use encode::{check_area, find};
 pub use grid::{Grid, GridError};
+pub use ternary::TernaryGrid;
 
 use crate::{Code, Grouped};
 
@@ -44,6 +46,14 @@ pub trait GroupFormat: Sync {
         w.iter().zip(codes).for_each(|(&w, code)| *code = self.round(w, grid));
     }
 
+    /// [`round`](Self::round) and [`value`](Self::value) for weights that have a grid each.
+    fn round_each(&self, w: &[f32], grids: &[Grid], codes: &mut [u8], values: &mut [f32]) {
+        for (((&w, &grid), code), value) in w.iter().zip(grids).zip(codes).zip(values) {
+            *code = self.round(w, grid);
+            *value = self.value(*code, grid);
+        }
+    }
+
     /// [`value`](Self::value) for every code of a group.
     fn group_values(&self, codes: &[u8], grid: Grid, out: &mut [f32]) {
         codes.iter().zip(out).for_each(|(&code, out)| *out = self.value(code, grid));
@@ -58,7 +68,7 @@ pub fn implementation(format: Grouped) -> Option<&'static dyn GroupFormat> {
         return None;
     }
     Some(match (format.code, format.symmetric) {
-        (Code::Ternary, true) => &ternary::Ternary,
+        (Code::Ternary, true) => &TernaryGrid::Optimal,
         (Code::Int(2), false) => &int::Asymmetric { bits: 2 },
         (Code::Int(3), false) => &int::Asymmetric { bits: 3 },
         (Code::Int(4), false) => &int::Asymmetric { bits: 4 },

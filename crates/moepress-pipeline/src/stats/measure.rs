@@ -1,0 +1,66 @@
+//! Measuring one shard of the calibration windows.
+
+use crate::PipelineError;
+use crate::memory::{Load, peak};
+use crate::plan::{plan, unedited_needs};
+use crate::stats::{Shard, StatisticsFile, StatisticsHeader, all_windows};
+use crate::texts::load_texts;
+use moepress_calibrate::sweep;
+use moepress_checkpoint::{Checkpoint, Files, Progress, Source, available_memory};
+use moepress_nn::Device;
+use moepress_recipe::Recipe;
+use moepress_text::Tokenizer;
+use std::sync::Arc;
+
+/// The first measurement of a recipe, in part.
+pub struct Measure<'a> {
+    /// All input.
+    pub files: &'a Arc<dyn Files>,
+    /// What the statistics are for.
+    pub recipe: &'a Recipe,
+    /// Which part of the calibration windows.
+    pub shard: Shard,
+    /// Where to compute.
+    pub device: Device,
+}
+
+/// Measures what a recipe measures first, on one shard of its calibration windows.
+///
+/// # Errors
+/// The recipe is wrong, measures nothing or edits the model before it measures; an input cannot be read;
+/// there is too little memory or text; or the caller cancelled.
+pub fn measure(job: &Measure<'_>, progress: &dyn Progress) -> Result<StatisticsFile, PipelineError> {
+    let checkpoint = Checkpoint::open(job.files, &job.recipe.model)?;
+    let (plan, _) = plan(job.recipe, &checkpoint)?;
+    let (needs, calibration) = unedited_needs(job.recipe, &plan)?;
+    let spec = checkpoint.spec();
+    let tokenizer = Tokenizer::open(job.files.as_ref(), checkpoint.dir(), spec.vocab)?;
+    let set = load_texts(
+        job.files.as_ref(),
+        &tokenizer,
+        &calibration.files,
+        calibration.window,
+        calibration.windows,
+    )?;
+    set.notes.iter().for_each(|note| progress.note(note));
+    let all = all_windows(&set);
+    let windows = job.shard.windows(&all)?;
+    let load = Load {
+        tokens: windows.iter().map(Vec::len).sum(),
+        window: calibration.window,
+        backward: needs.backward(),
+        evaluates: false,
+        threads: rayon::current_num_threads(),
+    };
+    let needed = peak(spec, spec, &load);
+    if let Some(available) = available_memory().filter(|&available| available < needed) {
+        return Err(PipelineError::Memory { needed, available });
+    }
+    let digests = checkpoint.input_digests()?;
+    let header = StatisticsHeader::new(&digests, &[], &all, &needs.groups, job.shard)?;
+    let sums = sweep(&checkpoint, &windows, needs, &job.device, progress)?;
+    if progress.cancelled() {
+        return Err(PipelineError::Cancelled);
+    }
+    Ok(StatisticsFile { header, sums })
+}

@@ -1,0 +1,25 @@
+//! Statistics as files: measured in shards, added, and taken up by a run. Specified in `docs/statistics.md`.
+
+mod file;
+mod given;
+mod header;
+mod measure;
+mod merge;
+mod shard;
+
+pub use file::StatisticsFile;
+pub(crate) use given::{Given, Wanted};
+pub use header::StatisticsHeader;
+pub use measure::{Measure, measure};
+pub use merge::merge;
+pub use shard::Shard;
+
+use crate::texts::TextSet;
+
+/// The windows of all texts, in order.
+pub(crate) fn all_windows(set: &TextSet) -> Vec<Vec<u32>> {
+    set.texts.iter().flat_map(|text| text.windows.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests;
