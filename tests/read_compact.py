@@ -36,44 +36,93 @@ def read_shard(path):
         begin, end = info["data_offsets"]
         assert begin == covered, f"{name}: hole or overlap"
         covered = end
-        values = np.frombuffer(data[start + begin : start + end], np.dtype(DTYPES[info["dtype"]]).newbyteorder("<"))
-        tensors[name] = (info["dtype"], values.reshape(info["shape"]))
+        tensors[name] = (info["dtype"], info["shape"], data[start + begin : start + end])
     assert start + covered == len(data), f"{path}: bytes after the last tensor"
     return tensors
 
 
 def expected(model):
-    """Name, shape and format of every tensor of the model."""
+    """Name, shape and format of every tensor that the model runs."""
     hidden, a = model["hidden"], model["attention"]
-    heads, kv = a["heads"] * a["head_dim"], a["kv_heads"] * a["head_dim"]
+    layered = ("weight", "bias") if model["norm"]["kind"] == "layer" else ("weight",)
 
-    def gated(prefix, width):
-        return {f"{prefix}.{p}.weight": [width, hidden] for p in ("gate_proj", "up_proj")} | {
-            f"{prefix}.down_proj.weight": [hidden, width]
-        }
+    def gated(prefix, width, biases):
+        for p, rows, cols in (("gate_proj", width, hidden), ("up_proj", width, hidden), ("down_proj", hidden, width)):
+            yield f"{prefix}.{p}.weight", [rows, cols]
+            if biases:
+                yield f"{prefix}.{p}.bias", [rows]
 
-    outside = {"model.embed_tokens.weight": [model["vocab"], hidden], "model.norm.weight": [hidden]}
+    outside = {"model.embed_tokens.weight": [model["vocab"], hidden]}
+    outside |= {f"model.norm.{kind}": [hidden] for kind in layered}
     if not model["tied_embeddings"]:
         outside["lm_head.weight"] = [model["vocab"], hidden]
+    if model["head_bias"]:
+        outside["lm_head.bias"] = [model["vocab"]]
     for index, layer in enumerate(model["layers"]):
         at = f"model.layers.{index}"
-        outside |= {f"{at}.{norm}.weight": [hidden] for norm in ("input_layernorm", "post_attention_layernorm")}
-        outside |= {f"{at}.self_attn.{norm}.weight": [a["head_dim"]] for norm in ("q_norm", "k_norm")}
-        outside |= {f"{at}.self_attn.q_proj.weight": [heads, hidden], f"{at}.self_attn.o_proj.weight": [hidden, heads]}
-        outside |= {f"{at}.self_attn.{p}_proj.weight": [kv, hidden] for p in "kv"}
+        outside |= {
+            f"{at}.{norm}.{kind}": [hidden] for norm in ("input_layernorm", "post_attention_layernorm") for kind in layered
+        }
+        outside |= {f"{at}.self_attn.{name}": shape for name, shape in attention(a, hidden)}
         ((kind, mlp),) = layer["mlp"].items()
         if kind == "dense":
-            outside |= gated(f"{at}.mlp", mlp["width"])
+            outside |= gated(f"{at}.mlp", mlp["width"], mlp.get("biases"))
             continue
+        rows, routing, shared = len(mlp["router"]), mlp["routing"], mlp.get("shared")
         assert kind == "moe" and set(mlp["router"]) == set(range(len(mlp["experts"]))), f"layer {index}: router"
-        assert 1 <= mlp["routing"]["top_k"] <= len(mlp["router"]), f"layer {index}: top_k"
-        outside[f"{at}.mlp.gate.weight"] = [len(mlp["router"]), hidden]
+        assert 1 <= routing["top_k"] <= rows, f"layer {index}: top_k"
+        outside[f"{at}.mlp.gate.weight"] = [rows, hidden]
+        if routing["bias"]:
+            outside[f"{at}.mlp.gate.bias"] = [rows]
+        if routing["correction"]:
+            outside[f"{at}.mlp.gate.e_score_correction_bias"] = [rows]
+        if shared:
+            outside |= gated(f"{at}.mlp.shared_expert", shared["width"], shared.get("biases"))
+            if shared["gated"]:
+                outside[f"{at}.mlp.shared_expert_gate.weight"] = [1, hidden]
+        bias = model["formats"].get(f"{at}.mlp.experts.0.down_proj.bias")
         for e, expert in enumerate(mlp["experts"]):
             for s, segment in enumerate(expert["segments"]):
-                for name, shape in gated(f"{at}.mlp.experts.{e}.segments.{s}", segment["width"]).items():
+                prefix = f"{at}.mlp.experts.{e}.segments.{s}"
+                for name, shape in gated(prefix, segment["width"], False):
                     yield name, shape, segment[name.split(".")[-2]]
+                if mlp["biases"]:
+                    yield f"{prefix}.gate_proj.bias", [segment["width"]], bias
+                    yield f"{prefix}.up_proj.bias", [segment["width"]], bias
+            if mlp["biases"]:
+                yield f"{at}.mlp.experts.{e}.down_proj.bias", [hidden], bias
     for name, shape in outside.items():
         yield name, shape, model["formats"][name]
+
+
+def attention(a, hidden):
+    """Name within the layer's attention and shape of its tensors."""
+    heads, kv, latent, norm = a["heads"], a["kv_heads"], a.get("latent"), a.get("norm")
+    queries, rotated = heads * a["head_dim"], a["rope"]["dims"]
+    maps = {("o_proj", "output"): [hidden, heads * a["value_dim"]]}
+    rank = latent and latent.get("query_rank")
+    if rank:
+        maps |= {("q_a_proj", "query_down"): [rank, hidden], ("q_b_proj", "query_up"): [queries, rank]}
+        yield "q_a_layernorm.weight", [rank]
+    else:
+        maps["q_proj", "query"] = [queries, hidden]
+    if latent:
+        expanded = heads * (a["head_dim"] - rotated + a["value_dim"])
+        maps["kv_a_proj_with_mqa", "latent_down"] = [latent["rank"] + rotated, hidden]
+        maps["kv_b_proj", "latent_up"] = [expanded, latent["rank"]]
+        yield "kv_a_layernorm.weight", [latent["rank"]]
+    else:
+        maps |= {("k_proj", "key"): [kv * a["head_dim"], hidden], ("v_proj", "value"): [kv * a["value_dim"], hidden]}
+    for (name, word), shape in maps.items():
+        yield f"{name}.weight", shape
+        if word in a["biases"]:
+            yield f"{name}.bias", shape[:1]
+    if norm:
+        whole = norm == "whole"
+        yield "q_norm.weight", [queries if whole else a["head_dim"]]
+        yield "k_norm.weight", [kv * a["head_dim"] if whole else a["head_dim"]]
+    if a["sinks"]:
+        yield "sinks", [heads]
 
 
 def decode(take, name, shape, fmt):
@@ -122,10 +171,13 @@ def main(directory, out=None):
     assert stored.keys() == weight_map.keys(), "the index names tensors that are not there"
 
     def take(name, dtype, shape):
-        found, values = stored.pop(name)
-        assert found == dtype and list(values.shape) == shape, f"{name}: {found} {values.shape}"
-        return values
+        *found, data = stored.pop(name)
+        assert found == [dtype, shape], f"{name}: {found}"
+        return np.frombuffer(data, np.dtype(DTYPES[dtype]).newbyteorder("<")).reshape(shape)
 
+    for name, wanted in manifest["model"]["carried"].items():
+        dtype, shape, data = stored.pop(name)
+        assert wanted == {"dtype": dtype, "shape": shape, "bytes": len(data)}, f"{name}: carried as another"
     tensors = {name: decode(take, name, shape, fmt) for name, shape, fmt in expected(manifest["model"])}
     assert not stored, f"not part of the model: {sorted(stored)}"
     if out:

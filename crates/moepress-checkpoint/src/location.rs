@@ -1,11 +1,11 @@
 //! Where a plain checkpoint holds a tensor, and how it is read from there.
 
+mod cut;
 mod find;
 mod fp8;
 mod mxfp4;
-mod share;
 
-use self::share::Share;
+use self::cut::Cut;
 use crate::{CheckpointError, RawDtype, Shards};
 use moepress_quant::{Dtype, Plain, Stored};
 
@@ -15,7 +15,7 @@ pub(crate) struct Location {
     name: String,
     encoding: Encoding,
     /// None for a whole tensor.
-    share: Option<Share>,
+    cut: Option<Cut>,
     shape: Vec<usize>,
 }
 
@@ -92,7 +92,7 @@ impl Location {
         let (blocks, scales) = (self.with(mxfp4::BLOCKS), self.with(mxfp4::SCALES));
         let lines = |name: &str, width| {
             let bytes = self.bytes(shards, name)?;
-            Ok::<_, CheckpointError>(self.share.as_ref().map_or(vec![], |share| share.lines(bytes, width)))
+            Ok::<_, CheckpointError>(self.cut.as_ref().map_or(vec![], |cut| cut.lines(bytes, width)))
         };
         let picked = lines(&scales, cols / mxfp4::BLOCK)?;
         mxfp4::decode(&lines(&blocks, cols / 2)?, &picked, cols)
@@ -101,8 +101,8 @@ impl Location {
 
     /// Rows and columns as they lie on disk; `None` for a vector.
     fn disk_matrix(&self) -> Option<(usize, usize)> {
-        match (&self.share, &self.shape[..]) {
-            (Some(share), [_, _]) => Some(share.disk_matrix()),
+        match (&self.cut, &self.shape[..]) {
+            (Some(cut), [_, _]) => Some(cut.disk_matrix()),
             (None, &[rows, cols]) => Some((rows, cols)),
             _ => None,
         }
@@ -113,24 +113,24 @@ impl Location {
     }
 
     fn of(&self, bytes: Vec<u8>, size: usize) -> Vec<u8> {
-        match &self.share {
-            Some(share) => share.of(bytes, size),
+        match &self.cut {
+            Some(cut) => cut.of(bytes, size),
             None => bytes,
         }
     }
 
     fn bytes(&self, shards: &Shards, name: &str) -> Result<Vec<u8>, CheckpointError> {
-        let raw = match &self.share {
-            Some(Share { expert, .. }) => shards.read_rows(name, *expert..expert + 1)?,
+        let raw = match &self.cut {
+            Some(Cut { expert, .. }) => shards.read_rows(name, *expert..expert + 1)?,
             None => shards.read(name)?,
         };
         Ok(raw.bytes)
     }
 
-    /// An error whose positions count from the start of the expert's share.
+    /// An error whose positions count from the start of what the expert has.
     fn bad(&self, shards: &Shards, name: &str, reason: &dyn std::fmt::Display) -> CheckpointError {
-        match &self.share {
-            Some(share) => shards.bad_tensor(name, format!("expert {}: {reason}", share.expert)),
+        match &self.cut {
+            Some(cut) => shards.bad_tensor(name, format!("expert {}: {reason}", cut.expert)),
             None => shards.bad_tensor(name, reason),
         }
     }

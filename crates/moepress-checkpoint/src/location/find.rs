@@ -1,6 +1,6 @@
 //! Finding a tensor on disk and checking what is there.
 
-use super::{Encoding, Location, Share, fp8, mxfp4};
+use super::{Cut, Encoding, Location, fp8, mxfp4};
 use crate::{CheckpointError, RawDtype, Shards};
 use moepress_model::Place;
 use moepress_quant::Dtype;
@@ -35,24 +35,24 @@ impl Location {
             }
             (None, _) => return Err(missing(shards, &spellings)),
         };
-        let share = place.slice.map(|slice| Share::new(slice, shape, experts));
+        let cut = place.slice.map(|slice| Cut::new(slice, shape, experts));
         let encoding = match *packed {
             true => Encoding::Mxfp4,
             false => encoding(shards, name)?,
         };
-        let location = Self { name: place.name.clone(), encoding, share, shape: shape.to_vec() };
+        let location = Self { name: place.name.clone(), encoding, cut, shape: shape.to_vec() };
         location.check(shards)?;
         Ok(location)
     }
 
     fn check(&self, shards: &Shards) -> Result<(), CheckpointError> {
-        let whole = || self.share.as_ref().map_or_else(|| self.shape.clone(), Share::disk_shape);
+        let whole = || self.cut.as_ref().map_or_else(|| self.shape.clone(), Cut::disk_shape);
         let expect = |name: &str, shape: &[usize]| shards.expect(name, shards.info(name)?.dtype, shape);
         match self.encoding {
             Encoding::Plain(_) => {
                 let found = &shards.info(&self.name)?.shape;
                 // Some checkpoints hold a vector as a matrix of one row.
-                let vector = self.share.is_none() && self.shape.len() == 1;
+                let vector = self.cut.is_none() && self.shape.len() == 1;
                 match vector && found.ends_with(&self.shape) && found.iter().rev().skip(1).all(|&n| n == 1) {
                     true => Ok(()),
                     false => expect(&self.name, &whole()),
@@ -77,7 +77,7 @@ impl Location {
             }
             Encoding::Mxfp4 => {
                 let (blocks, scales) = (self.with(mxfp4::BLOCKS), self.with(mxfp4::SCALES));
-                let shapes = self.share.as_ref().and_then(|share| share.block_shapes(mxfp4::BLOCK));
+                let shapes = self.cut.as_ref().and_then(|cut| cut.block_shapes(mxfp4::BLOCK));
                 let Some(shapes) = shapes else {
                     let reason = format!("rows of {:?} are not whole blocks of {}", self.shape, mxfp4::BLOCK);
                     return Err(shards.bad_tensor(&blocks, reason));

@@ -1,4 +1,4 @@
-//! One expert's share of a tensor that is fused over the experts of a layer.
+//! What one expert has of a tensor that is fused over the experts of a layer.
 
 use moepress_model::{Half, Slice};
 
@@ -6,7 +6,7 @@ use moepress_model::{Half, Slice};
 const TILE: usize = 64;
 
 /// Which elements of an expert's matrix (or vector, a matrix of one column) are wanted.
-pub(super) struct Share {
+pub(super) struct Cut {
     pub expert: usize,
     experts: usize,
     half: Option<Half>,
@@ -17,8 +17,8 @@ pub(super) struct Share {
     transposed: bool,
 }
 
-impl Share {
-    /// The share of a tensor of `shape` (one or two dimensions) among `experts` experts.
+impl Cut {
+    /// The cut of a tensor of `shape` (one or two dimensions) among `experts` experts.
     pub(super) fn new(slice: Slice, shape: &[usize], experts: usize) -> Self {
         let (rows, cols) = (shape.first().copied().unwrap_or(1), shape.get(1).copied().unwrap_or(1));
         let fused = if slice.half.is_some() { 2 * rows } else { rows };
@@ -55,7 +55,7 @@ impl Share {
         if self.transposed { (self.cols, self.fused) } else { (self.fused, self.cols) }
     }
 
-    /// The share of the expert's `bytes`, whose elements have `size` bytes, as rows × columns.
+    /// The cut of the expert's `bytes`, whose elements have `size` bytes, as rows × columns.
     pub(super) fn of(&self, bytes: Vec<u8>, size: usize) -> Vec<u8> {
         match self.transposed {
             true => self.transpose(&bytes, size),
