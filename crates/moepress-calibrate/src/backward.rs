@@ -52,18 +52,20 @@ impl Sweep<'_> {
         let block = layer.core()?;
         let Mlp::Moe(experts) = &block.mlp else { return Ok(()) };
         self.pass(acts, stats, &[Slot::Attended], |acts, i, chunk| {
-            let x = self.rows(acts.read(before, i)?, chunk);
-            Ok((
-                vec![to_rows(block.attend(x, chunk.batch, &self.rotary, None, &mut Ignore))],
-                Statistics::default(),
-            ))
+            // On the device of gradients although none is wanted: its operations round differently.
+            let x = self.rows(acts.read(before, i)?, chunk).autodiff();
+            let attended = block.attend(x, chunk.batch, &self.rotary, None, &mut Ignore);
+            Ok((vec![to_rows(attended.inner())], Statistics::default()))
         })?;
         let groups = layer.groups();
         for (turn, group) in groups.iter().enumerate() {
             let loaded = layer.experts(group)?;
             let (from, to) = (turn % 2 == 1, turn % 2 == 0);
             self.pass(acts, stats, &[Slot::ExpertInput(to), Slot::Gates(to)], |acts, i, chunk| {
-                let input = block.mlp_input(self.rows(acts.read(Slot::Attended, i)?, chunk));
+                let attended = self.rows(acts.read(Slot::Attended, i)?, chunk).autodiff();
+                let input = block.mlp_input(attended);
+                let routed = experts.route(input.clone());
+                let input = input.inner();
                 let out = self.rows(acts.read(out, i)?, chunk).mul_scalar(block.residual);
                 let pulled = match turn {
                     0 => self.nothing(&input, experts.len()),
@@ -72,7 +74,6 @@ impl Sweep<'_> {
                         gates: acts.read(Slot::Gates(from), i)?,
                     },
                 };
-                let routed = experts.route(input.clone());
                 let mut stats = Statistics::default();
                 let these = loaded.iter().map(|(expert, loaded)| (*expert, loaded));
                 let pulled = self.experts(index, these, &input, &routed, &out, pulled, &mut stats)?;

@@ -1,7 +1,7 @@
 //! The expected cost of rounding every tensor to every format asked for.
 
 use crate::CalibrateError;
-use moepress_checkpoint::{CheckpointError, Progress, Source};
+use moepress_checkpoint::{CheckpointError, Progress, Share, Source};
 use moepress_model::{Part, Tensor};
 use moepress_quant::{Format, Stored, formats::rounding_cost};
 use moepress_stats::{Needs, Of, Quantity, RoundingCosts, Statistics};
@@ -46,16 +46,20 @@ pub fn rounding_costs(
             Some(_) => stats.get(Of::Layer(layer), Quantity::Tokens)?,
             None => &[],
         };
-        for (part, stored) in &source.layer(layer)? {
-            let tensor = Tensor::Layer(layer, *part);
-            match part {
-                Part::Expert { expert, .. } => match routed[*expert] {
-                    // No token, no error to weigh: the expert costs nothing in any format.
-                    0.0 => add(tensor, stored, &[], 1.0)?,
-                    seen => add(tensor, stored, &[tensor], seen)?,
-                },
-                part if part.is_measured() => add(tensor, stored, &[tensor], tokens)?,
-                _ => {}
+        // One expert at a time, so that a layer never has to be held.
+        let experts = (0..routed.len()).map(|expert| Share::Experts(vec![expert]));
+        for share in [Share::Core].into_iter().chain(experts) {
+            for (part, stored) in &source.share(layer, &share)? {
+                let tensor = Tensor::Layer(layer, *part);
+                match part {
+                    Part::Expert { expert, .. } => match routed[*expert] {
+                        // No token, no error to weigh: the expert costs nothing in any format.
+                        0.0 => add(tensor, stored, &[], 1.0)?,
+                        seen => add(tensor, stored, &[tensor], seen)?,
+                    },
+                    part if part.is_measured() => add(tensor, stored, &[tensor], tokens)?,
+                    _ => {}
+                }
             }
         }
         progress.step("rounding costs", layer as u64 + 1, spec.layers.len() as u64);
