@@ -11,6 +11,7 @@ use crate::params::Params;
 use crate::path::Path;
 use crate::set;
 use crate::source::Source;
+use crate::texts::TextSpec;
 use crate::tree;
 
 pub(crate) const KEYS: [&str; 6] = ["version", "model", "calibration", "stages", "evaluate", "output"];
@@ -21,11 +22,11 @@ pub struct Recipe {
     /// The model's directory; the recipe names it relative to its own folder.
     pub model: PathBuf,
     /// The text that statistics are measured on.
-    pub calibration: Option<Calibration>,
+    pub calibration: Option<TextSpec>,
     /// What to do, in order.
     pub stages: Vec<StageSpec>,
     /// The text that the result is compared with the original on.
-    pub evaluate: Option<Evaluate>,
+    pub evaluate: Option<TextSpec>,
     /// Where to write, relative to the current directory; `--out` goes before it.
     pub output: Option<PathBuf>,
     resolved: String,
@@ -37,28 +38,6 @@ impl PartialEq for Recipe {
     fn eq(&self, other: &Self) -> bool {
         self.resolved == other.resolved && self.output == other.output && self.model == other.model
     }
-}
-
-/// Calibration text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Calibration {
-    /// Text files; the recipe names them relative to its own folder.
-    pub files: Vec<PathBuf>,
-    /// Tokens per window, 2 to 2²⁰; 256 unless given.
-    pub window: usize,
-    /// Windows per file, 1 to 10⁶; 16 unless given.
-    pub windows: usize,
-}
-
-/// Evaluation text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Evaluate {
-    /// Text files; the recipe names them relative to its own folder.
-    pub files: Vec<PathBuf>,
-    /// Tokens per window, 2 to 2²⁰; 256 unless given.
-    pub window: usize,
-    /// Windows per file, 1 to 10⁶; 24 unless given.
-    pub windows: usize,
 }
 
 /// One stage, not yet matched with what stages there are.
@@ -125,74 +104,38 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
     top.only(&KEYS)?;
     top.usize_in("version", None, 1..=1)?;
     let model = top.text("model", None)?;
-    let calibration = top.mapping("calibration")?.map(|p| Texts::read(&p, 16)).transpose()?;
+    let calibration = top.mapping("calibration")?.map(|p| TextSpec::read(&p, 16, folder)).transpose()?;
     let stages = top
         .list("stages")?
         .iter()
         .enumerate()
         .map(|(k, v)| stage(top, k, v))
         .collect::<Result<Vec<_>, _>>()?;
-    let evaluate = top.mapping("evaluate")?.map(|p| Texts::read(&p, 24)).transpose()?;
+    let evaluate = top.mapping("evaluate")?.map(|p| TextSpec::read(&p, 24, folder)).transpose()?;
     let output = if top.has("output") { Some(top.text("output", None)?.into()) } else { None };
 
     let mut resolved = Mapping::new();
     resolved.insert("version".into(), 1.into());
     resolved.insert("model".into(), model.as_str().into());
-    if let Some(texts) = &calibration {
-        resolved.insert("calibration".into(), texts.written());
+    if let Some((_, texts)) = &calibration {
+        resolved.insert("calibration".into(), texts.clone());
     }
     resolved.insert("stages".into(), stages.iter().map(written).collect::<Vec<_>>().into());
-    if let Some(texts) = &evaluate {
-        resolved.insert("evaluate".into(), texts.written());
+    if let Some((_, texts)) = &evaluate {
+        resolved.insert("evaluate".into(), texts.clone());
     }
     let resolved =
         serde_yaml::to_string(&resolved).map_err(|e| top.source.error(&Path::default(), e.to_string()))?;
 
     Ok(Recipe {
         model: folder.join(model),
-        calibration: calibration.map(|t| Calibration {
-            files: t.paths(folder),
-            window: t.window,
-            windows: t.windows,
-        }),
+        calibration: calibration.map(|(texts, _)| texts),
         stages,
-        evaluate: evaluate.map(|t| Evaluate { files: t.paths(folder), window: t.window, windows: t.windows }),
+        evaluate: evaluate.map(|(texts, _)| texts),
         output,
         resolved,
         top: top.clone(),
     })
-}
-
-/// What `calibration` and `evaluate` have in common.
-struct Texts {
-    files: Vec<String>,
-    window: usize,
-    windows: usize,
-}
-
-impl Texts {
-    fn read(params: &Params, windows: usize) -> Result<Self, RecipeError> {
-        params.only(&["files", "window", "windows"])?;
-        Ok(Self {
-            files: params.texts("files")?,
-            window: params.usize_in("window", Some(256), 2..=1 << 20)?,
-            windows: params.usize_in("windows", Some(windows), 1..=1_000_000)?,
-        })
-    }
-
-    fn paths(&self, folder: &FilePath) -> Vec<PathBuf> {
-        self.files.iter().map(|file| folder.join(file)).collect()
-    }
-
-    fn written(&self) -> Value {
-        let files: Vec<Value> = self.files.iter().map(|file| file.as_str().into()).collect();
-        Mapping::from_iter([
-            ("files".into(), files.into()),
-            ("window".into(), (self.window as u64).into()),
-            ("windows".into(), (self.windows as u64).into()),
-        ])
-        .into()
-    }
 }
 
 fn stage(top: &Params, index: usize, value: &Value) -> Result<StageSpec, RecipeError> {
