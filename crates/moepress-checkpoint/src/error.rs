@@ -104,7 +104,7 @@ impl CheckpointError {
     }
 
     /// An error of reading an input: what is missing, cut short or no file is the input's fault.
-    pub(crate) fn reading(file: &Path, source: io::Error) -> Self {
+    pub fn reading(file: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::NotFound => Self::bad_input(file, "file", "missing"),
             io::ErrorKind::UnexpectedEof => {
