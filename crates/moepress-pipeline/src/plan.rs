@@ -180,7 +180,8 @@ fn words(needs: &Needs) -> Vec<&'static str> {
 fn load(recipe: &Recipe, needs: &[Option<Needs>]) -> Load {
     let calibration = recipe.calibration.as_ref().filter(|_| needs.iter().any(Option::is_some));
     Load {
-        tokens: calibration.map_or(0, |c| c.files.len() * c.windows * c.window),
+        tokens: calibration
+            .map_or(0, |c| c.files.iter().map(|file| file.windows(c.windows) * c.window).sum()),
         window: calibration.map_or(0, |c| c.window).max(recipe.evaluate.as_ref().map_or(0, |e| e.window)),
         backward: needs.iter().flatten().any(Needs::backward),
         evaluates: recipe.evaluate.is_some(),

@@ -67,8 +67,10 @@ impl ChatTemplate {
         );
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         functions::add(&mut environment);
+        // Jinja2 ends lines in one way.
+        let text = text.replace("\r\n", "\n").replace('\r', "\n");
         let compiled = apart(LIMITS, move || {
-            environment.add_template_owned(FIELD, text).map_err(explained)?;
+            environment.add_template_owned(FIELD, without_marks(&text)).map_err(explained)?;
             Ok(Arc::new(environment))
         });
         let environment =
@@ -131,6 +133,29 @@ fn source(
         }
         Some(_) => Err(config.bad(FIELD, "is neither text nor a list of templates by name".into())),
     }
+}
+
+/// Makes the tags `generation` and `endgeneration`, with which transformers marks replies, tags that change nothing.
+fn without_marks(template: &str) -> String {
+    let mut text = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some((before, tag, after)) = next_tag(rest) {
+        text.push_str(before);
+        text.push_str(&match tag.trim_matches(['-', '+']).trim() {
+            "generation" => tag.replace("generation", "if true"),
+            "endgeneration" => tag.replace("endgeneration", "endif"),
+            _ => tag.to_owned(),
+        });
+        rest = after;
+    }
+    text + rest
+}
+
+/// The text up to the inside of the next tag, the inside, and the rest.
+fn next_tag(text: &str) -> Option<(&str, &str, &str)> {
+    let start = text.find("{%")? + 2;
+    let end = start + text[start..].find("%}")?;
+    Some((&text[..start], &text[start..end], &text[end..]))
 }
 
 /// Refuses what is no list of messages.

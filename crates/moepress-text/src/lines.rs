@@ -194,4 +194,12 @@ mod tests {
         let nowhere = Lines::open(&OsFiles, Path::new("nowhere.jsonl")).err().unwrap();
         assert_eq!(nowhere.to_string(), "nowhere.jsonl: file: missing");
     }
+    #[test]
+    fn row_35_one_line_of_a_gigabyte() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        std::fs::File::create(&path).unwrap().set_len(1 << 30).unwrap();
+        let error = Lines::open(&OsFiles, &path).unwrap().next().err().unwrap();
+        assert!(error.to_string().contains("line 1: is longer than 16777216 bytes"), "{error}");
+    }
 }

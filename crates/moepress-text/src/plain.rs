@@ -4,13 +4,13 @@ use crate::TextError;
 use moepress_checkpoint::{CheckpointError, Files, read_file};
 use std::path::Path;
 
-/// More text than any calibration or evaluation here uses; tokens take several times its memory.
-pub(crate) const MAX_BYTES: u64 = 1 << 30;
+/// A larger text belongs into documents, whose tokens take memory one by one.
+const MAX_BYTES: u64 = 256 << 20;
 
 /// A text file, without its byte order mark.
 ///
 /// # Errors
-/// It is missing, larger than 1 GiB, not UTF-8 (says at which byte), or nothing but white space.
+/// It is missing, larger than 256 MiB, not UTF-8 (says where), or nothing but white space.
 pub(crate) fn read_text(files: &dyn Files, path: &Path) -> Result<String, TextError> {
     let bad = |reason: String| CheckpointError::bad_input(path, "text", reason);
     let text = String::from_utf8(read_file(files, path, MAX_BYTES)?).map_err(|error| {
@@ -55,5 +55,14 @@ mod tests {
             assert!(error.to_string().contains(reason), "{error}");
             assert_eq!(error.kind(), ErrorKind::BadInput);
         }
+    }
+    #[test]
+    fn row_35_one_line_of_a_gigabyte() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        std::fs::File::create(&path).unwrap().set_len(1 << 30).unwrap();
+        let error = read_text(&OsFiles, &path).unwrap_err();
+        assert!(error.to_string().contains("1073741824 bytes, more than the 268435456"), "{error}");
+        assert_eq!(error.kind(), ErrorKind::BadInput);
     }
 }

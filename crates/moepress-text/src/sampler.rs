@@ -6,11 +6,16 @@ mod tests;
 use crate::chat::ChatTemplate;
 use crate::draw::draw;
 use crate::lines::Lines;
-use crate::plain::{MAX_BYTES, read_text};
+use crate::plain::read_text;
 use crate::{TextError, Tokenizer, special};
-use moepress_checkpoint::Files;
+use moepress_checkpoint::{Files, available_memory};
 use std::ops::Range;
 use std::path::Path;
+
+/// Bytes of the documents of a file, all of whose tokens are kept.
+const MAX_BYTES: u64 = 1 << 30;
+/// What the tokenizer takes at its peak for a byte of a document, as measured on byte-level BPE.
+const MEMORY_PER_BYTE: u64 = 140;
 
 /// What a file of text holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +122,9 @@ impl<'a> Sampler<'a> {
         let mut ids = Vec::new();
         let (field, template) = match form {
             Form::Plain => {
-                self.append(&mut ids, &read_text(self.files, path)?)?;
+                let text = read_text(self.files, path)?;
+                enough_memory(path, text.len() as u64)?;
+                self.append(&mut ids, &text)?;
                 return Ok((ids, 1));
             }
             Form::Lines(field) => (field, None),
@@ -153,6 +160,15 @@ impl<'a> Sampler<'a> {
         ids.extend(bos.filter(|bos| tokens.first() != Some(bos)));
         ids.extend(tokens);
         Ok(())
+    }
+}
+
+/// Refuses a text whose tokenizing would end the process.
+fn enough_memory(file: &Path, bytes: u64) -> Result<(), TextError> {
+    let needed = bytes.saturating_mul(MEMORY_PER_BYTE);
+    match available_memory().filter(|&available| available < needed) {
+        Some(available) => Err(TextError::Memory { file: file.to_owned(), needed, available }),
+        None => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A checkpoint's text side, for tests.
 
 use crate::{TextError, Tokenizer};
-use moepress_checkpoint::OsFiles;
+use moepress_checkpoint::{Files, OsFiles};
 use serde_json::{Value, json};
 use std::path::Path;
 use tempfile::TempDir;
@@ -34,9 +34,10 @@ pub(crate) fn bytes() -> Value {
 /// A directory with that tokenizer and other files.
 pub(crate) fn checkpoint(files: &[(&str, &str)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("tokenizer.json"), bytes().to_string()).unwrap();
-    for (name, text) in files {
-        std::fs::write(dir.path().join(name), text).unwrap();
+    let tokenizer = bytes().to_string();
+    for (name, text) in [("tokenizer.json", tokenizer.as_str())].iter().chain(files) {
+        let mut file = OsFiles.create(&dir.path().join(name)).unwrap();
+        file.write(text.as_bytes()).unwrap();
     }
     dir
 }

@@ -40,6 +40,7 @@ fn a_template_of_blocks() {
     let text = "    <|im_start|>system\nBe brief.<|im_end|>\n    <|im_start|>user\n<b> & 'é'<|im_end|>\n    \
                 <|im_start|>assistant\n<think>\nhm\n</think>\n\nYes.<|im_end|>\n";
     assert_eq!(render(template, CHAT).unwrap(), text);
+    assert_eq!(render(&template.replace('\n', "\r\n"), CHAT).unwrap(), text);
 }
 
 #[test]
@@ -56,6 +57,13 @@ fn a_template_with_what_python_has() {
     let text = "<s>[Be brief.1]|<B> & 'É'assistant|YES.[1, 2.5, {}]{\n  \"x\": null,\n  \"a\": true\n}x=None;a=True;\
                 1user,assistant</s>";
     assert_eq!(render(template, CHAT).unwrap(), text);
+}
+
+#[test]
+fn marks_of_replies_change_nothing() {
+    let marked = "{% for m in messages %}\n{%- generation %}\n{{ m.role }} {% endgeneration -%}\n\n{% endfor %}{{ 'generation' }}{%";
+    assert_eq!(render(&marked[..marked.len() - 2], CHAT).unwrap(), "system user assistant generation");
+    assert!(render(marked, CHAT).unwrap_err().contains("syntax error"));
 }
 
 #[test]

@@ -208,3 +208,11 @@ proptest! {
         prop_assert_eq!(drawn, plain(&text, sampling, count).windows);
     }
 }
+
+#[test]
+fn a_text_too_large_for_the_memory_is_refused() {
+    assert!(enough_memory(Path::new("a"), 1 << 50).is_err());
+    assert!(enough_memory(Path::new("a"), 1 << 10).is_ok());
+    let error = TextError::Memory { file: "a.txt".into(), needed: 9, available: 3 };
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+}

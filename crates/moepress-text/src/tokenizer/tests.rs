@@ -80,3 +80,67 @@ fn malformed_tokenizers_are_refused() {
         (ErrorKind::BadInput, "nowhere/tokenizer.json: file: missing".into())
     );
 }
+
+/// Files that the library reads and then breaks off at, or refuses late.
+#[test]
+fn row_33_tokenizers_that_break_off() {
+    let special = json!({"SpecialToken": {"id": "[CLS]", "type_id": 0}});
+    let template =
+        json!({"type": "TemplateProcessing", "single": [special], "pair": [], "special_tokens": {}});
+    for (pointer, value) in [
+        ("/pre_tokenizer", json!({"type": "FixedLength", "length": 0})),
+        ("/post_processor", template),
+        ("/normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"})),
+        ("/normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "/////wAAAAA="})),
+        ("/decoder", json!({"type": "Strip", "content": "a", "start": 9, "stop": 9})),
+        (
+            "/truncation",
+            json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 9}),
+        ),
+        (
+            "/padding",
+            json!({"strategy": {"Fixed": 0}, "direction": "Left", "pad_to_multiple_of": 0, "pad_id": 999, "pad_type_id": 0, "pad_token": "x"}),
+        ),
+        ("/model/vocab", json!({})),
+        ("/model", json!({"type": "Unigram", "unk_id": 7, "vocab": [["a", -1.0]]})),
+        ("/model", json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"})),
+        (
+            "/model",
+            json!({"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 0}),
+        ),
+    ] {
+        let mut file = bytes();
+        *file.pointer_mut(pointer).unwrap() = value.clone();
+        let used = open_value(&file, 257).and_then(|tokenizer| {
+            let ids = tokenizer.encode("a bc")?;
+            assert!(ids.iter().all(|&id| id < 257), "{value}");
+            tokenizer.decode(&ids)
+        });
+        if let Err(error) = used {
+            assert_eq!(
+                (error.kind(), error.to_string().lines().count()),
+                (ErrorKind::BadInput, 1),
+                "{error}"
+            );
+        }
+    }
+    let mut zero = bytes();
+    zero["pre_tokenizer"] = json!({"type": "FixedLength", "length": 0});
+    let error = open_value(&zero, 257).unwrap().encode("a").unwrap_err().to_string();
+    assert!(
+        error.ends_with("tokenizer: the tokenizer cannot be used: it broke off at an unexpected value"),
+        "{error}"
+    );
+}
+
+#[test]
+fn row_33_a_tokenizer_of_two_gigabytes() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::File::create(dir.path().join(FILE)).unwrap().set_len(2 << 30).unwrap();
+    let error = Tokenizer::open(&OsFiles, dir.path(), 257).err().unwrap();
+    assert!(
+        error.to_string().ends_with("2147483648 bytes, more than the 67108864 that such a file may have"),
+        "{error}"
+    );
+    assert_eq!(error.kind(), ErrorKind::BadInput);
+}
