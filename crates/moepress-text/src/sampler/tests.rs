@@ -114,7 +114,7 @@ fn chats_become_what_the_template_makes_of_them() {
     let chat = br#"{"id": 3, "messages": [{"role": "user", "content": "ab"}, {"role": "system", "content": "<|end|>"}]}"#;
     let cut =
         |bos| sample("a.jsonl", chat, &Form::Chats("messages".into()), Sampling { bos, ..FIRST }, 9).unwrap();
-    let text = vec![vec![END, 117, 97, 98], vec![END, 115, END]];
+    let text = [vec![END, 117, 97, 98], vec![END, 115, END]];
     assert_eq!(cut(Bos::None), Windows { windows: text[..1].to_vec(), asked: 9, documents: 1 });
     // The template has put the token there already.
     assert_eq!(cut(Bos::Document), cut(Bos::None));
