@@ -342,3 +342,37 @@ fn equal_seeds_give_equal_texts() {
     assert_eq!(generate("1"), generate("1"));
     assert_ne!(generate("1"), generate("2"));
 }
+
+#[test]
+fn what_a_model_cannot_run_is_blamed_on_its_place() {
+    let place = Place::new();
+    let model = place.model();
+    let path = model.to_str().unwrap();
+    let (ids, out) = (place.write("ids.json", format!("[{:?}]", [1; 1025])), place.path("out"));
+    let long = "1025 tokens are more than the context of the model, 1024";
+    assert_eq!(fails(2, &["logits", path, "--ids", &ids, "--out", &out]), format!("{ids}: {long}"));
+    let prompt = "\n".repeat(3000);
+    for command in [
+        vec!["generate", path, "--prompt", &prompt],
+        vec!["logits", path, "--out", &out, "--prompt", &prompt],
+    ] {
+        let line = fails(2, &command);
+        assert!(
+            line.starts_with("--prompt: ") && line.ends_with("more than the context of the model, 1024"),
+            "{line}"
+        );
+    }
+
+    // Norm weights near the largest number there is: finite, but not what is computed with them.
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..start]).unwrap();
+    let at =
+        |side: usize| start + header["model.norm.weight"]["data_offsets"][side].as_u64().unwrap() as usize;
+    bytes[at(0)..at(1)].chunks_exact_mut(2).for_each(|weight| weight.copy_from_slice(&[0x7f, 0x7f]));
+    fs::write(&weights, bytes).unwrap();
+    let reason = format!("{path}: the model computes logits that are not finite: its weights are damaged");
+    assert_eq!(fails(3, &["generate", path, "--prompt", "a"]), reason);
+    assert_eq!(fails(3, &["logits", path, "--prompt", "a", "--out", &out]), reason);
+}

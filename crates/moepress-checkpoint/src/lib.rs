@@ -29,7 +29,7 @@ pub use files::{Files, Kind, Lock, OsFiles, ReadAt, WriteSync};
 pub use input::{digest, digest_of, read_file};
 pub use json::{parse_json, read_json};
 pub use manifest::{FORMAT_VERSION, MANIFEST, Manifest};
-pub use memory::{available_memory, peak_memory};
+pub use memory::{available_memory, peak_memory, used_memory};
 pub use progress::{Progress, Silent};
 pub use publish::{FileRecord, Publisher, Writer};
 pub use shard::{RawDtype, RawTensor, encode_shard, encode_with_text, raw_parts, read_packed};

@@ -5,6 +5,11 @@ pub fn available_memory() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }
 
+/// The resident memory of this process now, in bytes; `None` where the system does not say.
+pub fn used_memory() -> Option<u64> {
+    field(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+}
+
 /// The largest resident memory of this process so far, in bytes; `None` where the system does not say.
 pub fn peak_memory() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")

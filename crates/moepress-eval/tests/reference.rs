@@ -5,7 +5,7 @@
 use moepress_checkpoint::{Checkpoint, Files, OsFiles, Progress, Silent};
 use moepress_eval::{EvalError, Text, decode_speed, evaluate};
 use moepress_runtime::Model;
-use moepress_text::{Tokenizer, read_text, windows};
+use moepress_text::{Bos, Form, Sampler, Sampling, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,8 +21,9 @@ fn model() -> Model {
 fn text(name: &str, count: usize) -> Text {
     let tokenizer = Tokenizer::open(&OsFiles, &fixtures().join("demo-qwen3-moe"), 4096).unwrap();
     let file = fixtures().join("eval-text").join(name).with_extension("txt");
-    let ids = tokenizer.encode(&read_text(&OsFiles, &file).unwrap()).unwrap();
-    Text { name: name.into(), windows: windows(&file, &ids, 256, count).unwrap().windows }
+    let sampling = Sampling { window: 256, seed: None, bos: Bos::None };
+    let sampler = Sampler::open(&OsFiles, &tokenizer, sampling).unwrap();
+    Text { name: name.into(), windows: sampler.sample(&file, &Form::Plain, count).unwrap().windows }
 }
 
 #[test]

@@ -22,4 +22,4 @@ pub use plan::{Plan, PlannedStage, SizeOf, Sizes, plan};
 pub use report::{CalibrationReport, Comparison, Report, Seconds, StageReport};
 pub use run::{Outcome, Render, Run, run};
 pub use stats::{Measure, Shard, StatisticsFile, StatisticsHeader, measure, merge};
-pub use texts::{TextSet, load_texts};
+pub use texts::{TextReport, TextSet, TextsReport, load_texts};

@@ -5,7 +5,7 @@ use crate::memory::{Load, predict};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
 use moepress_model::{Class, Edit, ModelSpec};
 use moepress_quant::Format;
-use moepress_recipe::{Calibration, Mtp, Recipe};
+use moepress_recipe::{Mtp, Recipe, TextSpec};
 use moepress_stages::{Evidence, Stage, assumed, from_recipe};
 use moepress_stats::{Need, Needs};
 use serde::Serialize;
@@ -215,7 +215,7 @@ fn sweeps(stages: &[Box<dyn Stage>], stale_after: &[bool]) -> Vec<Option<Needs>>
 pub(crate) fn unedited_needs<'a>(
     recipe: &'a Recipe,
     plan: &'a Plan,
-) -> Result<(&'a Needs, &'a Calibration), PipelineError> {
+) -> Result<(&'a Needs, &'a TextSpec), PipelineError> {
     let first = plan.needs.iter().enumerate().find_map(|(at, needs)| Some((at, needs.as_ref()?)));
     match (first, &recipe.calibration) {
         (Some((0, needs)), Some(calibration)) => Ok((needs, calibration)),
@@ -241,7 +241,8 @@ fn load<'a>(recipe: &Recipe, needs: &'a [Option<Needs>]) -> Load<'a> {
     let calibration = recipe.calibration.as_ref().filter(|_| needs.iter().any(Option::is_some));
     Load {
         sweeps: needs.iter().flatten().collect(),
-        tokens: calibration.map_or(0, |c| c.files.len() * c.windows * c.window),
+        tokens: calibration
+            .map_or(0, |c| c.files.iter().map(|file| file.windows(c.windows) * c.window).sum()),
         window: calibration.map_or(0, |c| c.window),
         evaluates: recipe.evaluate.as_ref().map(|e| e.window),
         threads: rayon::current_num_threads(),

@@ -2,6 +2,7 @@
 
 use crate::layers::LayerReport;
 use crate::plan::Sizes;
+use crate::texts::TextsReport;
 use moepress_eval::Evaluation;
 use serde::Serialize;
 
@@ -66,6 +67,8 @@ pub struct CalibrationReport {
     pub window: usize,
     /// All tokens.
     pub tokens: usize,
+    /// What was taken of every file.
+    pub sampling: TextsReport,
     /// Mean negative log-likelihood of the original on it, nats; only when a sweep went backward.
     pub nll: Option<f64>,
     /// Experts that no token reached in the first sweep, as layer and index; empty when routing was not seen.
@@ -79,6 +82,8 @@ pub struct Comparison {
     pub original: Evaluation,
     /// The result on it, with its divergence from the original.
     pub compact: Evaluation,
+    /// What was taken of every file of text.
+    pub sampling: TextsReport,
     /// Greedy decoding, one sequence: tokens per second of the original.
     pub original_decode_tokens_per_second: f64,
     /// The same of the result.

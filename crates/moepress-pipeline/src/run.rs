@@ -171,11 +171,11 @@ impl Texts {
         let files = job.files.as_ref();
         let calibration =
             match job.recipe.calibration.as_ref().filter(|_| plan.needs.iter().any(Option::is_some)) {
-                Some(c) => Some(load_texts(files, tokenizer, &c.files, c.window, c.windows)?),
+                Some(c) => Some(load_texts(files, tokenizer, c)?),
                 None => None,
             };
         let evaluation = match &job.recipe.evaluate {
-            Some(e) => Some(load_texts(files, tokenizer, &e.files, e.window, e.windows)?),
+            Some(e) => Some(load_texts(files, tokenizer, e)?),
             None => None,
         };
         let window = job.recipe.calibration.as_ref().map_or(0, |c| c.window);
@@ -278,6 +278,7 @@ fn calibration(set: &TextSet, window: usize, stats: &Statistics) -> CalibrationR
         texts: set.texts.iter().map(|text| text.name.clone()).collect(),
         window,
         tokens: set.texts.iter().flat_map(|text| &text.windows).map(Vec::len).sum(),
+        sampling: set.report.clone(),
         nll: loss.ok(),
         unreached: unreached.collect(),
     }
@@ -325,6 +326,7 @@ fn compare(
     };
     let mut evaluation = evaluate(&compact, Some(&original), &set.texts, progress)?;
     Ok(Comparison {
+        sampling: set.report.clone(),
         original_decode_tokens_per_second: speed(&original)?,
         compact_decode_tokens_per_second: speed(&compact)?,
         original: match evaluation.original.take() {

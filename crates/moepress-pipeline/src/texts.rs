@@ -3,9 +3,10 @@
 use crate::PipelineError;
 use moepress_checkpoint::{Files, digest};
 use moepress_eval::Text;
-use moepress_text::{Tokenizer, read_text, windows};
+use moepress_recipe as recipe;
+use moepress_text::{Bos, Form, Sampler, Sampling, Tokenizer};
+use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 /// Texts, and where they came from.
 pub struct TextSet {
@@ -15,23 +16,55 @@ pub struct TextSet {
     pub digests: BTreeMap<String, String>,
     /// Lines for the report.
     pub notes: Vec<String>,
+    /// What was taken of every file.
+    pub report: TextsReport,
 }
 
-/// Reads and tokenizes files: the first `count` windows of `window` tokens of each.
+/// What was taken of every file, and by which policy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TextsReport {
+    /// Tokens of a window.
+    pub window: usize,
+    /// The seed that drew the windows; none when they are the first of every file.
+    pub seed: Option<u64>,
+    /// Where the beginning-of-sequence token went: `none`, `window` or `document`.
+    pub bos: &'static str,
+    /// The files, in the order of the recipe.
+    pub files: Vec<TextReport>,
+}
+
+/// What was taken of a file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TextReport {
+    /// Its name, as the digests of the inputs have it.
+    pub file: String,
+    /// Its weight in the mix.
+    pub weight: f64,
+    /// Windows that were taken.
+    pub windows: usize,
+    /// Tokens in them. There is no padding.
+    pub tokens: usize,
+    /// Documents that were read; without a seed no more than were needed.
+    pub documents: usize,
+}
+
+/// Reads, tokenizes and cuts the files of a recipe.
 ///
 /// # Errors
-/// A file is missing, no text, or too short for one window.
+/// A file is missing, malformed or too short for one window, or the checkpoint of the tokenizer lacks the
+/// beginning-of-sequence token or the chat template that is asked for.
 pub fn load_texts(
     files: &dyn Files,
     tokenizer: &Tokenizer,
-    paths: &[PathBuf],
-    window: usize,
-    count: usize,
+    spec: &recipe::TextSpec,
 ) -> Result<TextSet, PipelineError> {
-    let mut set = TextSet { texts: vec![], digests: BTreeMap::new(), notes: vec![] };
-    for path in paths {
-        let ids = tokenizer.encode(&read_text(files, path)?)?;
-        let cut = windows(path, &ids, window, count)?;
+    let (window, seed) = (spec.window, spec.seed);
+    let sampler = Sampler::open(files, tokenizer, Sampling { window, seed, bos: bos(spec.bos) })?;
+    let report = TextsReport { window, seed, bos: spec.bos.word(), files: vec![] };
+    let mut set = TextSet { texts: vec![], digests: BTreeMap::new(), notes: vec![], report };
+    for file in &spec.files {
+        let path = &file.path;
+        let cut = sampler.sample(path, &form(&file.form), file.windows(spec.windows))?;
         let (found, asked) = (cut.windows.len(), cut.asked);
         if found < asked {
             set.notes.push(format!(
@@ -48,8 +81,32 @@ pub fn load_texts(
             .filter(|known| **known == name || known.starts_with(&format!("{name}#")))
             .count();
         let name = if repeats == 0 { name } else { format!("{name}#{}", repeats + 1) };
-        set.digests.insert(name, digest(files, path)?);
+        set.digests.insert(name.clone(), digest(files, path)?);
+        let (weight, documents) = (file.weight, cut.documents);
+        set.report.files.push(TextReport {
+            file: name,
+            weight,
+            windows: found,
+            tokens: found * window,
+            documents,
+        });
         set.texts.push(Text { name: stem, windows: cut.windows });
     }
     Ok(set)
+}
+
+fn form(form: &recipe::TextForm) -> Form {
+    match form {
+        recipe::TextForm::Plain => Form::Plain,
+        recipe::TextForm::Lines(field) => Form::Lines(field.clone()),
+        recipe::TextForm::Chats(field) => Form::Chats(field.clone()),
+    }
+}
+
+fn bos(bos: recipe::Bos) -> Bos {
+    match bos {
+        recipe::Bos::None => Bos::None,
+        recipe::Bos::Window => Bos::Window,
+        recipe::Bos::Document => Bos::Document,
+    }
 }

@@ -27,9 +27,11 @@ mod size;
 mod source;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod tree;
 
 pub use error::{RecipeError, unknown_word};
 pub use guard::MAX_BYTES;
 pub use params::Params;
-pub use recipe::{Calibration, Evaluate, Limits, Mtp, Recipe, StageSpec, parse};
+pub use recipe::{Limits, Mtp, Recipe, StageSpec, parse};
+pub use texts::{Bos, TextFile, TextForm, TextSpec};

@@ -22,6 +22,12 @@ pub struct Params {
     pub(crate) source: Arc<Source>,
 }
 
+/// An entry of a list.
+pub(crate) enum Entry {
+    Text(String),
+    Map(Params),
+}
+
 impl PartialEq for Params {
     fn eq(&self, other: &Self) -> bool {
         self.map == other.map
@@ -147,8 +153,23 @@ impl Params {
         value.as_sequence().map(Vec::as_slice).ok_or_else(|| self.expected(key, "a list", value))
     }
 
+    /// A list of at least one text or mapping.
+    pub(crate) fn entries(&self, key: &str) -> Result<Vec<Entry>, RecipeError> {
+        let list = self.list(key)?;
+        if list.is_empty() {
+            return Err(self.error(key, "is empty"));
+        }
+        let entry = |(k, value): (usize, &Value)| {
+            let path = self.path.key(key).index(k);
+            let Value::Mapping(map) = value else { return self.as_text(&path, value).map(Entry::Text) };
+            let (map, source) = (Arc::new(map.clone()), Arc::clone(&self.source));
+            Ok(Entry::Map(Self { path, map, source }))
+        };
+        list.iter().enumerate().map(entry).collect()
+    }
+
     /// A list of at least one text.
-    pub(crate) fn texts(&self, key: &str) -> Result<Vec<String>, RecipeError> {
+    fn texts(&self, key: &str) -> Result<Vec<String>, RecipeError> {
         let list = self.list(key)?;
         if list.is_empty() {
             return Err(self.error(key, "is empty"));

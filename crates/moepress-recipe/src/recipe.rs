@@ -11,6 +11,7 @@ use crate::params::Params;
 use crate::path::Path;
 use crate::set;
 use crate::source::Source;
+use crate::texts::TextSpec;
 use crate::tree;
 
 pub(crate) const KEYS: [&str; 8] =
@@ -24,13 +25,13 @@ pub struct Recipe {
     /// What becomes of layers that predict several tokens; dropped unless given.
     pub mtp: Mtp,
     /// The text that statistics are measured on.
-    pub calibration: Option<Calibration>,
+    pub calibration: Option<TextSpec>,
     /// What the work may take; no part of what comes out.
     pub limits: Limits,
     /// What to do, in order.
     pub stages: Vec<StageSpec>,
     /// The text that the result is compared with the original on.
-    pub evaluate: Option<Evaluate>,
+    pub evaluate: Option<TextSpec>,
     /// Where to write, relative to the current directory; `--out` goes before it.
     pub output: Option<PathBuf>,
     resolved: String,
@@ -58,28 +59,6 @@ pub enum Mtp {
 pub struct Limits {
     /// Most resident memory of the process, in bytes.
     pub memory: Option<u64>,
-}
-
-/// Calibration text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Calibration {
-    /// Text files; the recipe names them relative to its own folder.
-    pub files: Vec<PathBuf>,
-    /// Tokens per window, 2 to 2²⁰; 256 unless given.
-    pub window: usize,
-    /// Windows per file, 1 to 10⁶; 16 unless given.
-    pub windows: usize,
-}
-
-/// Evaluation text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Evaluate {
-    /// Text files; the recipe names them relative to its own folder.
-    pub files: Vec<PathBuf>,
-    /// Tokens per window, 2 to 2²⁰; 256 unless given.
-    pub window: usize,
-    /// Windows per file, 1 to 10⁶; 24 unless given.
-    pub windows: usize,
 }
 
 /// One stage, not yet matched with what stages there are.
@@ -150,7 +129,7 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         "keep" => Mtp::Keep,
         _ => Mtp::Drop,
     };
-    let calibration = top.mapping("calibration")?.map(|p| Texts::read(&p, 16)).transpose()?;
+    let calibration = top.mapping("calibration")?.map(|p| TextSpec::read(&p, 16, folder)).transpose()?;
     let limits = match top.mapping("limits")? {
         None => Limits::default(),
         Some(params) => {
@@ -164,7 +143,7 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         .enumerate()
         .map(|(k, v)| stage(top, k, v))
         .collect::<Result<Vec<_>, _>>()?;
-    let evaluate = top.mapping("evaluate")?.map(|p| Texts::read(&p, 24)).transpose()?;
+    let evaluate = top.mapping("evaluate")?.map(|p| TextSpec::read(&p, 24, folder)).transpose()?;
     let output = if top.has("output") { Some(top.text("output", None)?.into()) } else { None };
 
     let mut resolved = Mapping::new();
@@ -174,12 +153,12 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
     if top.has("mtp") {
         resolved.insert("mtp".into(), if mtp == Mtp::Keep { "keep" } else { "drop" }.into());
     }
-    if let Some(texts) = &calibration {
-        resolved.insert("calibration".into(), texts.written());
+    if let Some((_, texts)) = &calibration {
+        resolved.insert("calibration".into(), texts.clone());
     }
     resolved.insert("stages".into(), stages.iter().map(written).collect::<Vec<_>>().into());
-    if let Some(texts) = &evaluate {
-        resolved.insert("evaluate".into(), texts.written());
+    if let Some((_, texts)) = &evaluate {
+        resolved.insert("evaluate".into(), texts.clone());
     }
     let resolved =
         serde_yaml::to_string(&resolved).map_err(|e| top.source.error(&Path::default(), e.to_string()))?;
@@ -188,49 +167,13 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         model: folder.join(model),
         mtp,
         limits,
-        calibration: calibration.map(|t| Calibration {
-            files: t.paths(folder),
-            window: t.window,
-            windows: t.windows,
-        }),
+        calibration: calibration.map(|(texts, _)| texts),
         stages,
-        evaluate: evaluate.map(|t| Evaluate { files: t.paths(folder), window: t.window, windows: t.windows }),
+        evaluate: evaluate.map(|(texts, _)| texts),
         output,
         resolved,
         top: top.clone(),
     })
-}
-
-/// What `calibration` and `evaluate` have in common.
-struct Texts {
-    files: Vec<String>,
-    window: usize,
-    windows: usize,
-}
-
-impl Texts {
-    fn read(params: &Params, windows: usize) -> Result<Self, RecipeError> {
-        params.only(&["files", "window", "windows"])?;
-        Ok(Self {
-            files: params.texts("files")?,
-            window: params.usize_in("window", Some(256), 2..=1 << 20)?,
-            windows: params.usize_in("windows", Some(windows), 1..=1_000_000)?,
-        })
-    }
-
-    fn paths(&self, folder: &FilePath) -> Vec<PathBuf> {
-        self.files.iter().map(|file| folder.join(file)).collect()
-    }
-
-    fn written(&self) -> Value {
-        let files: Vec<Value> = self.files.iter().map(|file| file.as_str().into()).collect();
-        Mapping::from_iter([
-            ("files".into(), files.into()),
-            ("window".into(), (self.window as u64).into()),
-            ("windows".into(), (self.windows as u64).into()),
-        ])
-        .into()
-    }
 }
 
 fn stage(top: &Params, index: usize, value: &Value) -> Result<StageSpec, RecipeError> {

@@ -44,7 +44,8 @@ fn reads_a_whole_recipe() {
     assert_eq!(recipe.model, PathBuf::from("recipes/../fixtures/demo"));
     assert_eq!(recipe.output, Some("out/small".into()));
     let calibration = recipe.calibration.unwrap();
-    assert_eq!(calibration.files, [PathBuf::from("recipes/a.txt"), "recipes/sub/b.txt".into()]);
+    let files = ["recipes/a.txt", "recipes/sub/b.txt"].map(|path| crate::TextFile::new(path.into()));
+    assert_eq!(calibration.files, files);
     assert_eq!((calibration.window, calibration.windows), (128, 16));
     let evaluate = recipe.evaluate.unwrap();
     assert_eq!((evaluate.window, evaluate.windows), (256, 24));
@@ -223,7 +224,7 @@ fn refuses_wrong_recipes() {
         ),
         (
             "version: 1\nmodel: m\ncalibration: {files: [a], windw: 9}\nstages: []\n",
-            "recipes/r.yaml:3:27: calibration.windw: unknown key `windw`; did you mean `window`? (known: files, window, windows)",
+            "recipes/r.yaml:3:27: calibration.windw: unknown key `windw`; did you mean `window`? (known: files, window, windows, seed, bos)",
         ),
         (
             "version: 1\nmodel: m\nstages:\n  - s:\n    ratio: 0.5\n",
@@ -271,8 +272,8 @@ fn set_changes_what_it_names() {
         read("version: 1\nmodel: m\nstages: [s]\n", &["evaluate.files=[e.txt]", "model=n", "s.x=a=b"])
             .unwrap();
     assert_eq!(
-        (recipe.model, recipe.evaluate.unwrap().files),
-        ("recipes/n".into(), vec!["recipes/e.txt".into()])
+        (recipe.model, recipe.evaluate.unwrap().files[0].path.clone()),
+        ("recipes/n".into(), "recipes/e.txt".into())
     );
     assert_eq!(recipe.stages[0].params.text("x", None).unwrap(), "a=b");
 }

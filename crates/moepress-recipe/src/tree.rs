@@ -102,6 +102,16 @@ impl<'de> Visitor<'de> for Node<'_> {
         Ok(value.into())
     }
 
+    // Whole numbers beyond 64 bits; those beyond 128 bits arrive as fractions.
+    fn visit_u128<E: serde::de::Error>(self, value: u128) -> Result<Value, E> {
+        Err(self
+            .refuse(self.path.clone(), format!("{value} is above the largest whole number, {}", u64::MAX)))
+    }
+
+    fn visit_i128<E: serde::de::Error>(self, value: i128) -> Result<Value, E> {
+        Err(self.refuse(self.path.clone(), format!("{value} is below the least whole number, {}", i64::MIN)))
+    }
+
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
         Ok(value.into())
     }

@@ -3,6 +3,7 @@
 use moepress_eval::{Divergence, Evaluation, Likelihood, Overall, TextScore};
 use moepress_pipeline::{
     CalibrationReport, Comparison, ExpertReport, LayerReport, Report, Seconds, SizeOf, Sizes, StageReport,
+    TextReport, TextsReport,
 };
 
 const TEXTS: [&str; 3] = ["novel", "drama", "code"];
@@ -53,10 +54,12 @@ pub(crate) fn evaluated() -> Report {
         texts,
         window: 256,
         tokens: 24_576,
+        sampling: sampling(),
         nll: Some(3.31),
         unreached: vec![(1, 3), (1, 8), (3, 13)],
     };
     let evaluation = Comparison {
+        sampling: sampling(),
         original: evaluation(0.0, None),
         compact: evaluation(0.055, Some(divergence())),
         original_decode_tokens_per_second: 812.4,
@@ -77,10 +80,23 @@ pub(crate) fn hostile() -> Report {
     report.notes = vec![ATTACK.to_owned()];
     report.stages[0].notes = vec![ATTACK.to_owned()];
     report.calibration.iter_mut().for_each(|c| c.texts = vec![ATTACK.to_owned()]);
+    report.calibration.iter_mut().for_each(|c| c.sampling.files[0].file = ATTACK.to_owned());
     for evaluation in report.evaluation.iter_mut().flat_map(|c| [&mut c.original, &mut c.compact]) {
         evaluation.texts.iter_mut().for_each(|text| text.name = ATTACK.to_owned());
     }
     report
+}
+
+fn sampling() -> TextsReport {
+    let file = |name: &str, weight| TextReport {
+        file: format!("{name}.jsonl"),
+        weight,
+        windows: (32.0 * weight) as usize,
+        tokens: (8192.0 * weight) as usize,
+        documents: 77,
+    };
+    let files = TEXTS.into_iter().zip([1.0, 0.5, 1.5]).map(|(name, weight)| file(name, weight)).collect();
+    TextsReport { window: 256, seed: Some(7), bos: "window", files }
 }
 
 fn sizes(classes: [(u64, u64); 4]) -> Sizes {

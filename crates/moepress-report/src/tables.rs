@@ -1,7 +1,7 @@
 //! The numbers of a report as rows of text, once for every form it takes.
 
 use crate::units::{bytes, change, count, fixed, memory, percent, seconds, times};
-use moepress_pipeline::{Comparison, LayerReport, Report, SizeOf};
+use moepress_pipeline::{Comparison, LayerReport, Report, SizeOf, TextReport, TextsReport};
 
 /// The first column names the row, the others hold numbers.
 pub(crate) struct Table {
@@ -204,11 +204,34 @@ pub(crate) fn calibration(report: &Report) -> Vec<(&'static str, String)> {
     let mut rows = vec![
         ("texts", c.texts.join(", ")),
         ("tokens", format!("{} in windows of {}", count(c.tokens as u64), count(c.window as u64))),
+        ("windows", drawn(&c.sampling)),
+        ("files", c.sampling.files.iter().map(file).collect::<Vec<_>>().join("; ")),
         ("experts no token reached", missed),
     ];
     rows.extend((!c.unreached.is_empty()).then(|| ("which", unreached(&c.unreached))));
     rows.extend(nll.map(|nll| ("the original on it", nll)));
     rows
+}
+
+/// Which windows were taken of every file, and what is before them.
+fn drawn(sampling: &TextsReport) -> String {
+    let which = match sampling.seed {
+        None => "the first of every file".to_owned(),
+        Some(seed) => format!("drawn with seed {seed}"),
+    };
+    match sampling.bos {
+        "none" => which,
+        bos => format!("{which}, the beginning-of-sequence token before every {bos}"),
+    }
+}
+
+/// `novel.txt: 16 windows of 1 document`, and the weight where it is not 1.
+fn file(file: &TextReport) -> String {
+    let of = |number: usize, what: &str| {
+        format!("{} {what}{}", count(number as u64), if number == 1 { "" } else { "s" })
+    };
+    let weight = if file.weight == 1.0 { String::new() } else { format!(", weight {}", file.weight) };
+    format!("{}: {} of {}{weight}", file.file, of(file.windows, "window"), of(file.documents, "document"))
 }
 
 /// `layer 0: 3, 7; layer 2: 1`.

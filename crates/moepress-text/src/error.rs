@@ -19,6 +19,16 @@ pub enum TextError {
         /// Tokens of a window.
         needed: usize,
     },
+    /// Less memory than tokenizing takes.
+    #[error("{}: tokenizing it takes about {needed} bytes of memory, {available} are available (cut it into documents, one per line of a .jsonl file)", file.display())]
+    Memory {
+        /// The text.
+        file: PathBuf,
+        /// Bytes that tokenizing takes.
+        needed: u64,
+        /// Bytes that there are.
+        available: u64,
+    },
     /// Windows too short to predict anything.
     #[error("a window of {0} tokens predicts nothing (it needs 2 at least)")]
     Window(usize),
@@ -30,6 +40,7 @@ impl TextError {
         match self {
             Self::Checkpoint(error) => error.kind(),
             Self::TooShort { .. } => ErrorKind::BadInput,
+            Self::Memory { .. } => ErrorKind::NoSpace,
             Self::Window(_) => ErrorKind::Usage,
         }
     }

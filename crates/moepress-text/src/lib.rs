@@ -1,11 +1,19 @@
-//! The checkpoint's own tokenizer, and text cut into windows. The only crate that knows `tokenizers`.
+//! The checkpoint's own tokenizer and chat template, and files of text cut into windows. The only crate that knows
+//! `tokenizers` and `minijinja`.
 
+mod chat;
+mod draw;
 mod error;
+mod lines;
+mod plain;
+mod sampler;
+mod special;
 mod stream;
 mod tokenizer;
-mod windows;
+#[cfg(test)]
+mod toy;
 
 pub use error::TextError;
+pub use sampler::{Bos, Form, Sampler, Sampling, Windows};
 pub use stream::Stream;
 pub use tokenizer::Tokenizer;
-pub use windows::{Windows, read_text, windows};

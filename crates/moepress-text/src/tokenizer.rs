@@ -1,5 +1,8 @@
 //! `tokenizer.json`, as an untrusted file.
 
+#[cfg(test)]
+mod tests;
+
 use crate::TextError;
 use moepress_checkpoint::{CheckpointError, Files, read_file};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,6 +52,21 @@ impl Tokenizer {
         Ok(Self { inner, file, vocab })
     }
 
+    /// The directory of the checkpoint.
+    pub(crate) fn dir(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new(""))
+    }
+
+    /// The id of a token as it is written in the vocabulary.
+    pub(crate) fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Whether there is a token of this id.
+    pub(crate) fn has(&self, id: u32) -> bool {
+        self.inner.id_to_token(id).is_some()
+    }
+
     /// Token ids of `text`, all below the `vocab` of [`Self::open`]; no special tokens are added.
     ///
     /// # Errors
@@ -81,113 +99,4 @@ fn guarded<T>(file: &Path, work: impl FnOnce() -> tokenizers::Result<T>) -> Resu
         Err(_) => "the tokenizer cannot be used: it broke off at an unexpected value".into(),
     };
     Err(CheckpointError::bad_input(file, "tokenizer", reason).into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Stream;
-    use moepress_checkpoint::{ErrorKind, OsFiles};
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-
-    /// A byte-level tokenizer without merges: one token per byte, ids 0..256, and one added token.
-    fn bytes() -> Value {
-        let printable = |b: u32| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-        let shifted: Vec<u32> = (0..256).filter(|&b| !printable(b)).collect();
-        let letter = |b: u32| match shifted.iter().position(|&s| s == b) {
-            Some(place) => char::from_u32(256 + place as u32).unwrap(),
-            None => char::from_u32(b).unwrap(),
-        };
-        let vocab: serde_json::Map<String, Value> =
-            (0..256).map(|b| (letter(b).to_string(), b.into())).collect();
-        json!({
-            "version": "1.0",
-            "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
-            "padding": null,
-            "added_tokens": [{"id": 256, "content": "<|end|>", "single_word": false, "lstrip": false,
-                "rstrip": false, "normalized": false, "special": true}],
-            "normalizer": null,
-            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-            "post_processor": null,
-            "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
-            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-                "vocab": vocab, "merges": []}
-        })
-    }
-
-    fn open(text: &[u8], vocab: usize) -> Result<Tokenizer, TextError> {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(FILE), text).unwrap();
-        Tokenizer::open(&OsFiles, dir.path(), vocab)
-    }
-
-    fn open_value(value: &Value, vocab: usize) -> Result<Tokenizer, TextError> {
-        open(value.to_string().as_bytes(), vocab)
-    }
-
-    #[test]
-    fn bytes_there_and_back() {
-        let tokenizer = open_value(&bytes(), 257).unwrap();
-        // Not truncated to two tokens, whatever the file says.
-        assert_eq!(tokenizer.encode("ab cé").unwrap(), [97, 98, 32, 99, 195, 169]);
-        assert_eq!(tokenizer.encode("a<|end|>").unwrap(), [97, 256]);
-        assert_eq!(tokenizer.decode(&[97, 256]).unwrap(), "a<|end|>");
-        assert_eq!(tokenizer.encode("").unwrap(), [0; 0]);
-    }
-
-    proptest! {
-        #[test]
-        fn a_stream_of_pieces_is_the_text(text in "\\PC{0,40}") {
-            let tokenizer = open_value(&bytes(), 257).unwrap();
-            let ids = tokenizer.encode(&text).unwrap();
-            prop_assert_eq!(tokenizer.decode(&ids).unwrap(), text.clone());
-            let mut stream = Stream::new(&tokenizer);
-            let mut streamed = String::new();
-            for id in ids {
-                let piece = stream.push(id).unwrap();
-                let broken = piece.contains(char::REPLACEMENT_CHARACTER);
-                prop_assert!(!broken || text.contains(char::REPLACEMENT_CHARACTER));
-                streamed.push_str(&piece);
-            }
-            streamed.push_str(&stream.finish().unwrap());
-            prop_assert_eq!(streamed, text);
-        }
-    }
-
-    #[test]
-    fn malformed_tokenizers_are_refused() {
-        let whole = bytes().to_string();
-        let with = |pointer: &str, value: Value| {
-            let mut json = bytes();
-            *json.pointer_mut(pointer).unwrap() = value;
-            json.to_string()
-        };
-        let cases = [
-            ("", "tokenizer: "),
-            ("{}", "tokenizer: "),
-            (&whole[..whole.len() / 2], "tokenizer: "),
-            (&with("/model/merges", json!(["a zz"])), "tokenizer: "),
-            (&with("/model/dropout", json!(0.5)), "model.dropout: makes tokens random"),
-            (&with("/model/vocab/!", json!(400)), "token \"!\" has id 400, but the model has 257 embeddings"),
-            (&with("/added_tokens", json!([])), ""),
-        ];
-        for (text, reason) in cases {
-            match open(text.as_bytes(), 257) {
-                Ok(_) => assert_eq!(reason, ""),
-                Err(error) => {
-                    assert!(!reason.is_empty() && error.to_string().contains(reason), "{error}");
-                    assert_eq!(error.kind(), ErrorKind::BadInput);
-                }
-            }
-        }
-        let error = open_value(&bytes(), 256).err().unwrap().to_string();
-        assert!(error.ends_with("token \"<|end|>\" has id 256, but the model has 256 embeddings"), "{error}");
-        let missing = Tokenizer::open(&OsFiles, Path::new("nowhere"), 1).err().unwrap();
-        assert_eq!(
-            (missing.kind(), missing.to_string()),
-            (ErrorKind::BadInput, "nowhere/tokenizer.json: file: missing".into())
-        );
-    }
 }

@@ -9,6 +9,7 @@ use crate::progress::Shown;
 use moepress_checkpoint::{Checkpoint, Progress, Source};
 use moepress_eval::{Evaluation, Likelihood, evaluate};
 use moepress_pipeline::{Sizes, load_texts};
+use moepress_recipe::TextSpec;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,7 +38,7 @@ pub struct Args {
     /// The model to compare with, usually the original
     #[arg(long, value_name = "PATH")]
     against: Option<PathBuf>,
-    /// Text files
+    /// Text files; of one that ends in .jsonl, the field `text` of every line
     #[arg(long = "text", value_name = "FILE", num_args = 1.., required = true)]
     texts: Vec<PathBuf>,
     /// Tokens of a window
@@ -84,7 +85,8 @@ impl Args {
         if let Some(against) = &against {
             same_tokenizer(&checkpoint, against, &progress)?;
         }
-        let set = load_texts(context.files.as_ref(), &tokenizer, &self.texts, self.window, self.windows)?;
+        let texts = TextSpec::first(self.texts.clone(), self.window, self.windows);
+        let set = load_texts(context.files.as_ref(), &tokenizer, &texts)?;
         set.notes.iter().for_each(|line| progress.note(line));
         let other = against.as_ref().map_or(0, |against| against.spec().total_bytes());
         let tested = model::load(context, &checkpoint, other)?;

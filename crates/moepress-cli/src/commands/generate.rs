@@ -69,7 +69,8 @@ impl Args {
                 failure = Some(why);
                 ControlFlow::Break(())
             })
-        })?;
+        });
+        let generated = generated.map_err(|error| model::blame(&checkpoint, "--prompt", error))?;
         output::result(&(stream.finish()? + "\n"))?;
         if let Some(failure) = failure {
             return Err(failure);

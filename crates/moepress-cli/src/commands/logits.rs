@@ -67,13 +67,14 @@ impl Args {
         }
         let shape = vec![sequences.len(), tokens, vocab];
         let bytes = shape.iter().fold(4u64, |bytes, &size| bytes.saturating_mul(size as u64));
+        let given = self.ids.as_ref().map_or("--prompt".to_owned(), |ids| ids.display().to_string());
         // The logits, and the file they are encoded into.
         let model = model::load(context, &checkpoint, bytes.saturating_mul(2))?;
         let mut logits = Vec::with_capacity(bytes as usize);
         let progress = Shown::new(&context.interrupt);
         for (index, ids) in sequences.iter().enumerate() {
             context.interrupt.check()?;
-            append(&model, ids, &mut logits)?;
+            append(&model, ids, &mut logits).map_err(|error| model::blame(&checkpoint, &given, error))?;
             progress.step("logits", index as u64 + 1, sequences.len() as u64);
         }
         drop(progress);

@@ -3,8 +3,8 @@
 use super::Context;
 use crate::failure::{Failure, Reason};
 use crate::output;
-use moepress_checkpoint::{Checkpoint, Source, available_memory};
-use moepress_runtime::Model;
+use moepress_checkpoint::{Checkpoint, ErrorKind, Source, available_memory};
+use moepress_runtime::{Model, RuntimeError};
 use moepress_text::Tokenizer;
 use std::path::Path;
 
@@ -30,6 +30,19 @@ pub fn load(context: &Context, checkpoint: &Checkpoint, more: u64) -> Result<Mod
     let model = Model::load(checkpoint)?;
     context.interrupt.check()?;
     Ok(model)
+}
+
+/// What went wrong while a checkpoint ran on tokens: the fault of the model, or of `tokens`, an option or a file.
+pub fn blame(checkpoint: &Checkpoint, tokens: &str, error: RuntimeError) -> Failure {
+    let at_fault = match error.kind() {
+        ErrorKind::BadInput if !matches!(error, RuntimeError::Checkpoint(_)) => {
+            checkpoint.dir().display().to_string()
+        }
+        ErrorKind::Usage => tokens.to_owned(),
+        _ => return error.into(),
+    };
+    let message = format!("{at_fault}: {error}");
+    Failure { message, ..error.into() }
 }
 
 /// The tokenizer of a checkpoint.

@@ -38,13 +38,7 @@ pub fn measure(job: &Measure<'_>, progress: &dyn Progress) -> Result<StatisticsF
     let (needs, calibration) = unedited_needs(job.recipe, &plan)?;
     let spec = checkpoint.spec();
     let tokenizer = Tokenizer::open(job.files.as_ref(), checkpoint.dir(), spec.vocab)?;
-    let set = load_texts(
-        job.files.as_ref(),
-        &tokenizer,
-        &calibration.files,
-        calibration.window,
-        calibration.windows,
-    )?;
+    let set = load_texts(job.files.as_ref(), &tokenizer, calibration)?;
     set.notes.iter().for_each(|note| progress.note(note));
     let all = all_windows(&set);
     let windows = job.shard.windows(&all)?;
