@@ -6,7 +6,10 @@ use moepress_model::{ModelSpec, Moe, Part, Tensor};
 use moepress_stats::{Need, Needs};
 
 /// The program itself, what it has read of the recipe and the tokenizer, and what the allocator keeps.
-const PROGRAM: u64 = 72 << 20;
+const PROGRAM: u64 = 80 << 20;
+
+/// One part in so many of a prediction is left free.
+const MARGIN: u64 = 20;
 
 /// What is to be swept.
 #[derive(Clone, Copy, Debug)]
@@ -49,13 +52,26 @@ impl Layout {
         let most = spec.moe_layers().map(|(_, moe)| moe.experts.len()).max().unwrap_or(0).max(1);
         let at = |spooled, experts| Self::of(spec, work, spooled, experts);
         let Some(limit) = limit else { return Ok(at(false, most)) };
-        let fits = |layout: &Self| layout.peak <= limit;
+        // A promise wants a margin over a prediction.
+        let fits = |layout: &Self| Self::with_margin(layout.peak) <= limit;
         let (whole, spooled) = (at(false, most), at(may_spool, most));
         if let Some(layout) = [whole, spooled].into_iter().find(fits) {
             return Ok(layout);
         }
-        let fewer = (1..most).rev().map(|experts| at(may_spool, experts)).find(fits);
-        fewer.ok_or_else(|| at(may_spool, 1).peak)
+        // In groups of nearly one size.
+        let balanced = |experts: usize| most.div_ceil(most.div_ceil(experts));
+        let fewer = (1..most).rev().map(|experts| at(may_spool, balanced(experts))).find(fits);
+        fewer.ok_or_else(|| Self::with_margin(at(may_spool, 1).peak))
+    }
+
+    /// The least memory that a sweep can be allowed.
+    pub fn least_allowed(spec: &ModelSpec, work: &Work<'_>) -> u64 {
+        Self::with_margin(Self::least(spec, work).peak)
+    }
+
+    /// The smallest limit that a prediction fits into.
+    const fn with_margin(peak: u64) -> u64 {
+        peak + peak / MARGIN
     }
 
     /// The way of working that needs the least memory.
@@ -80,8 +96,16 @@ impl Layout {
         let chunk = windows_per_chunk(work.window) * work.window;
         let passing = chunk.min(work.tokens.max(1)) as u64;
         // Twice as many chunks as threads are worked on before what they return is put away.
-        let queued = 2 * work.threads as u64 * passing * (2 * state);
-        let walking = weights(spec, experts) + work.threads as u64 * working(spec, work, passing);
+        let queued = (2 * work.threads as u64 * passing).min(tokens) * (2 * state);
+        let threads = work.threads as u64;
+        let (core, held) = weights(spec, experts);
+        let attending = threads * working(spec, work, passing);
+        // Between groups of experts attention has its memory back.
+        let walking = core
+            + match grouped {
+                true => attending.max(held + threads * routing(spec, work, passing)),
+                false => attending + held,
+            };
         let ends = ends(spec) + if backward { work.threads as u64 * loss(spec) } else { 0 };
         let in_memory = if spooled { 0 } else { kept };
         let peak = PROGRAM + sums(spec, work) + in_memory + queued + walking.max(ends);
@@ -104,8 +128,9 @@ fn elements(spec: &ModelSpec, tensor: Tensor) -> u64 {
     spec.shape(tensor).map_or(0, |shape| shape.iter().product::<usize>() as u64)
 }
 
-/// A layer in f32, with as many experts as are held, and the stored form of what is read last.
-fn weights(spec: &ModelSpec, experts: usize) -> u64 {
+/// In f32 a layer without its experts, and as many experts as are held; each with the stored form of what is
+/// read last.
+fn weights(spec: &ModelSpec, experts: usize) -> (u64, u64) {
     let layer = |layer: usize| {
         let of = |part| elements(spec, Tensor::Layer(layer, part));
         let parts = spec.parts(layer);
@@ -116,9 +141,10 @@ fn weights(spec: &ModelSpec, experts: usize) -> u64 {
         let count = spec.moe(layer).map_or(0, |moe: &Moe| moe.experts.len());
         // Experts are alike until atoms are pruned.
         let largest = [0, count.saturating_sub(1)].into_iter().map(expert).max().unwrap_or(0);
-        4 * core + 4 * largest * experts.min(count) as u64 + 4 * largest.max(core)
+        (8 * core, 4 * largest * (experts.min(count) + 1) as u64)
     };
-    (0..spec.layers.len()).map(layer).max().unwrap_or(0)
+    let layers = (0..spec.layers.len()).map(layer);
+    layers.max_by_key(|(core, held)| core + held).unwrap_or((0, 0))
 }
 
 /// Embeddings as they are stored, the head in f32.
@@ -133,7 +159,8 @@ fn working(spec: &ModelSpec, work: &Work<'_>, tokens: u64) -> u64 {
     let heads = attention.heads as u64;
     let scores = 4 * tokens * work.window as u64 * heads;
     let states = 4 * tokens * spec.hidden as u64;
-    let projected = 4 * tokens * heads * (2 * attention.head_dim + attention.value_dim) as u64;
+    let keys = attention.kv_heads * (attention.head_dim + attention.value_dim);
+    let projected = 4 * tokens * (attention.heads * attention.head_dim + keys) as u64;
     let width = |layer: usize| {
         let parts =
             spec.parts(layer).into_iter().filter(|part| !matches!(part, Part::Expert { segment: 1.., .. }));
@@ -145,8 +172,17 @@ fn working(spec: &ModelSpec, work: &Work<'_>, tokens: u64) -> u64 {
     let widest = (0..spec.layers.len()).map(width).max().unwrap_or(0) as u64;
     let atoms = 4 * tokens * widest;
     let (of_scores, of_states, of_projected, of_atoms) =
-        if work.needs.backward() { (5, 12, 6, 2) } else { (3, 6, 3, 1) };
+        if work.needs.backward() { (3, 9, 4, 1) } else { (1, 3, 2, 1) };
     of_scores * scores + of_states * states + of_projected * projected + of_atoms * atoms
+}
+
+/// What a chunk of `tokens` needs on its way through a group of experts, all of them routed to one at worst.
+fn routing(spec: &ModelSpec, work: &Work<'_>, tokens: u64) -> u64 {
+    let width = |(_, moe): (usize, &Moe)| moe.experts.iter().map(moepress_model::Expert::width).max();
+    let atoms = 4 * tokens * spec.moe_layers().filter_map(width).max().unwrap_or(0) as u64;
+    let states = 4 * tokens * spec.hidden as u64;
+    let (of_states, of_atoms) = if work.needs.backward() { (9, 6) } else { (4, 3) };
+    of_states * states + of_atoms * atoms
 }
 
 /// What the loss of a chunk needs: logits, their gradients, and what lies between.

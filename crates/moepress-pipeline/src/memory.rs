@@ -52,7 +52,7 @@ pub fn predict(before: &ModelSpec, after: &ModelSpec, load: &Load<'_>) -> Result
             Ok(layout) => {
                 prediction.peak = prediction.peak.max(layout.peak);
                 prediction.spool = prediction.spool.max(layout.spool);
-                least = least.max(Layout::least(before, &work).peak);
+                least = least.max(Layout::least_allowed(before, &work));
             }
             Err(needed) => {
                 prediction.peak = prediction.peak.max(needed);
