@@ -1,5 +1,6 @@
 //! What a stage is, and the list of all.
 
+use crate::coverage::CoverageError;
 use crate::evidence::Evidence;
 use crate::{assign_bits, merge_experts, prune_atoms, prune_experts, quantize};
 use moepress_model::{Edit, ModelSpec};
@@ -42,6 +43,9 @@ pub enum StageError {
     /// It contradicts the model; the fault is in the recipe.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
+    /// Calibration reached too few experts for what the recipe demands.
+    #[error(transparent)]
+    Coverage(#[from] CoverageError),
     /// A statistic is missing.
     #[error(transparent)]
     Statistics(#[from] StatisticsError),

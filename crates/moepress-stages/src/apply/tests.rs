@@ -136,3 +136,43 @@ fn a_share_of_the_experts_is_that_of_the_whole() {
     }
     assert_eq!(shares, whole);
 }
+
+#[test]
+fn everything_a_router_has_is_cut_together() {
+    let spec = crate::toy::grouped();
+    let parts = |values: &dyn Fn(Part, usize) -> f32| -> LayerWeights {
+        let stored = |part| {
+            let shape = spec.shape(Tensor::Layer(0, part)).unwrap();
+            let values: Vec<f32> = (0..shape.iter().product()).map(|i| values(part, i)).collect();
+            (part, Stored::Plain(Plain::from_f32(Dtype::F32, shape, &values)))
+        };
+        spec.parts(0).into_iter().map(stored).collect()
+    };
+    // Every value names the row or the expert it belongs to.
+    let mut weights = parts(&|part, i| match (part, part.expert()) {
+        (_, Some(expert)) => expert as f32,
+        (Part::Router, _) => (i / 8) as f32,
+        _ => i as f32,
+    });
+    // A bias of the logits, as gpt-oss and GLM have.
+    let logits = (0..12).map(|row| row as f32).collect::<Vec<_>>();
+    weights.insert(Part::RouterBias, Stored::Plain(Plain::from_f32(Dtype::F32, vec![12], &logits)));
+    let experts = vec![0, 3, 4, 6, 9, 10];
+    let edit = Edit::KeepExperts { layer: 0, experts: experts.clone() };
+    let after = apply(&spec, 0, weights, std::slice::from_ref(&edit)).unwrap();
+    let wanted: Vec<f32> = experts.iter().map(|&e| e as f32).collect();
+    assert_eq!(plain(&after, Part::RouterBias).to_f32(), wanted);
+    assert_eq!(plain(&after, Part::Correction).to_f32(), wanted);
+    let router = plain(&after, Part::Router);
+    assert_eq!(router.shape, [6, 8]);
+    assert_eq!(router.to_f32().iter().step_by(8).copied().collect::<Vec<_>>(), wanted);
+    for (new, &old) in experts.iter().enumerate() {
+        for projection in Projection::ALL {
+            assert!(plain(&after, expert(new, projection)).to_f32().iter().all(|&v| v == old as f32));
+        }
+    }
+    let shapes = spec.after(&[edit]).unwrap();
+    for (part, stored) in after.iter().filter(|(part, _)| **part != Part::RouterBias) {
+        assert_eq!(Some(stored.shape()), shapes.shape(Tensor::Layer(0, *part)), "{part}");
+    }
+}

@@ -64,6 +64,7 @@ impl Saliency for Heapr {
 #[cfg(test)]
 mod tests {
     use crate::toy::{toy, with_params};
+    use moepress_recipe::Coverage;
     use moepress_stats::{Of, Quantity, RoundingCosts, Statistics};
 
     #[test]
@@ -76,7 +77,8 @@ mod tests {
         stats.add(Of::Expert(0, 0), Quantity::AtomCoupled, vec![37.0, 16.0]).unwrap();
         let costs = RoundingCosts::default();
         let spec = toy();
-        let evidence = crate::Evidence { spec: &spec, stats: &stats, costs: &costs };
+        let evidence =
+            crate::Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
         let score = |yaml: &str| {
             with_params(yaml, |params| super::build(params).unwrap().score(&evidence, 0, 0).unwrap())
         };

@@ -5,6 +5,7 @@
 
 mod heapr;
 
+use crate::coverage::Standing;
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError, percent};
 use crate::targets::any_grouped;
@@ -65,9 +66,32 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     }))
 }
 
+impl PruneAtoms {
+    fn shortage(&self, short: &Shortage) -> StageError {
+        let place = match self.ranking {
+            Ranking::Global => String::new(),
+            Ranking::PerLayer => format!(" in layer {}", short.scope.0),
+            Ranking::PerExpert => format!(" in expert {} of layer {}", short.scope.1, short.scope.0),
+        };
+        let message = format!(
+            "leaves room for {} atoms{place}, but {} must stay while calibration.below_min_tokens keeps experts with too few tokens; lower it, rank over more experts, or measure on more text",
+            short.room, short.fixed
+        );
+        self.params.params.error("ratio", message).into()
+    }
+}
+
+/// A scope in which more atoms must stay than there is room for.
+struct Shortage {
+    scope: (usize, usize),
+    room: usize,
+    fixed: usize,
+}
+
 /// Consecutive atoms of one expert, in the order of their scores, that stay or go together.
 struct Run {
     scope: (usize, usize),
+    standing: Standing,
     expert: (usize, usize),
     atoms: Vec<usize>,
     mean: f64,
@@ -103,11 +127,12 @@ impl Stage for PruneAtoms {
     fn decide(&self, evidence: &Evidence<'_>) -> Result<Decision, StageError> {
         let mut runs = Vec::new();
         for (layer, moe) in evidence.spec.moe_layers() {
-            let tokens = evidence.tokens(layer)?;
+            let standings = evidence.standings(layer)?;
             for (expert, e) in moe.experts.iter().enumerate().filter(|(_, e)| e.width() > 0) {
-                let scores = match tokens[expert] {
-                    0.0 => vec![f64::NEG_INFINITY; e.width()],
-                    _ => self.saliency.score(evidence, layer, expert)?,
+                let standing = standings[expert];
+                let scores = match standing {
+                    Standing::Measured => self.saliency.score(evidence, layer, expert)?,
+                    Standing::First | Standing::Keep => vec![0.0; e.width()],
                 };
                 let scope = match self.ranking {
                     Ranking::Global => (0, 0),
@@ -116,11 +141,11 @@ impl Stage for PruneAtoms {
                 };
                 runs.extend(cut_runs(&scores, self.align).map(|atoms| {
                     let sum: f64 = atoms.iter().map(|&atom| scores[atom]).sum();
-                    Run { scope, expert: (layer, expert), mean: sum / atoms.len() as f64, atoms }
+                    Run { scope, standing, expert: (layer, expert), mean: sum / atoms.len() as f64, atoms }
                 }));
             }
         }
-        let kept = keep(runs, self.ratio);
+        let kept = keep(runs, self.ratio).map_err(|short| self.shortage(&short))?;
         let mut decision = Decision::default();
         for (layer, moe) in evidence.spec.moe_layers() {
             for (expert, e) in moe.experts.iter().enumerate() {
@@ -131,7 +156,7 @@ impl Stage for PruneAtoms {
             }
         }
         if !decision.edits.is_empty() {
-            decision.notes.extend(evidence.unreached("lost their atoms first")?);
+            decision.notes.extend(evidence.coverage_notes("lost their atoms first", "kept all their atoms")?);
         }
         let empty = |edit: &&Edit| matches!(edit, Edit::KeepAtoms { atoms, .. } if atoms.is_empty());
         let emptied = decision.edits.iter().filter(empty).count();
@@ -152,16 +177,27 @@ fn cut_runs(scores: &[f64], align: usize) -> impl Iterator<Item = Vec<usize>> {
 }
 
 /// The kept atoms of every expert, ascending: within each scope the best runs that fit into
-/// floor((1 − ratio) · atoms); ties by layer, expert, atom.
-fn keep(mut runs: Vec<Run>, ratio: f64) -> BTreeMap<(usize, usize), Vec<usize>> {
+/// floor((1 − ratio) · atoms); ties by layer, expert, atom. All runs of experts that stay as they are are kept.
+fn keep(mut runs: Vec<Run>, ratio: f64) -> Result<BTreeMap<(usize, usize), Vec<usize>>, Shortage> {
+    // All atoms, and those that must stay.
+    let mut atoms: BTreeMap<(usize, usize), (usize, usize)> = BTreeMap::new();
+    for run in &runs {
+        let (all, fixed) = atoms.entry(run.scope).or_default();
+        *all += run.atoms.len();
+        *fixed += if run.standing == Standing::Keep { run.atoms.len() } else { 0 };
+    }
     let mut room: BTreeMap<(usize, usize), usize> = BTreeMap::new();
-    runs.iter().for_each(|run| *room.entry(run.scope).or_default() += run.atoms.len());
-    for atoms in room.values_mut() {
+    for (scope, (all, fixed)) in atoms {
         // The small term keeps 0.7 · 10 from being 6.999….
-        *atoms = (*atoms as f64 * (1.0 - ratio) + 1e-9).floor() as usize;
+        let room_here = (all as f64 * (1.0 - ratio) + 1e-9).floor() as usize;
+        if fixed > room_here {
+            return Err(Shortage { scope, room: room_here, fixed });
+        }
+        room.insert(scope, room_here);
     }
     runs.sort_by(|a, b| {
-        b.mean.total_cmp(&a.mean).then_with(|| (a.expert, &a.atoms).cmp(&(b.expert, &b.atoms)))
+        let by_score = b.standing.cmp(&a.standing).then(b.mean.total_cmp(&a.mean));
+        by_score.then_with(|| (a.expert, &a.atoms).cmp(&(b.expert, &b.atoms)))
     });
     let mut kept: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
     for run in runs {
@@ -171,13 +207,14 @@ fn keep(mut runs: Vec<Run>, ratio: f64) -> BTreeMap<(usize, usize), Vec<usize>> 
         }
     }
     kept.values_mut().for_each(|atoms| atoms.sort_unstable());
-    kept
+    Ok(kept)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::toy::{decide, toy};
+    use crate::toy::{decide, decide_on, toy};
+    use moepress_recipe::{BelowMinTokens, Coverage};
     use moepress_stats::{Of, Quantity, Statistics};
 
     fn stats() -> Statistics {
@@ -223,5 +260,30 @@ mod tests {
         assert_eq!(per_expert, [3; 8]);
         let aligned = widths(&decide("prune_atoms: {ratio: 0.4, align: 4}", &stats()).edits);
         assert!(aligned.iter().all(|w| [0, 2, 4, 6].contains(w)) && aligned.iter().sum::<usize>() <= 28);
+    }
+    #[test]
+    fn the_policy_for_too_few_tokens_decides_who_loses_atoms() {
+        // Tokens 2, 4, 0, 1 in both layers.
+        let decide = |yaml: &str, min_tokens, below| {
+            let decision = decide_on(&toy(), yaml, &stats(), Coverage { min_tokens, below });
+            decision.map(|decision| (widths(&decision.edits), decision.notes))
+        };
+        let (kept, notes) = decide("prune_atoms: {ratio: 0.5}", 2, BelowMinTokens::Keep).unwrap();
+        assert_eq!(kept.iter().sum::<usize>(), 24);
+        assert_eq!([kept[2], kept[3], kept[6], kept[7]], [6; 4]);
+        assert!(notes.len() >= 2 && notes[..2].iter().all(|note| note.contains("kept all their atoms")));
+        let (kept, _) = decide("prune_atoms: {ratio: 0.5}", 2, BelowMinTokens::Prune).unwrap();
+        assert_eq!(kept, [6, 6, 0, 0, 6, 6, 0, 0]);
+        let (ranked, notes) = decide("prune_atoms: {ratio: 0.5}", 2, BelowMinTokens::Rank).unwrap();
+        assert_eq!(ranked, widths(&super::tests::decide("prune_atoms: {ratio: 0.5}", &stats()).edits));
+        assert!(notes[1].contains("0.3 1.3"), "{notes:?}");
+        for (yaml, place) in [
+            ("prune_atoms: {ratio: 0.6}", "for 19 atoms, but 24"),
+            ("prune_atoms: {ratio: 0.6, ranking: per_layer}", "for 9 atoms in layer 0, but 12"),
+            ("prune_atoms: {ratio: 0.1, ranking: per_expert}", "for 5 atoms in expert 2 of layer 0, but 6"),
+        ] {
+            let error = decide(yaml, 2, BelowMinTokens::Keep).unwrap_err();
+            assert!(error.starts_with("r.yaml:4:") && error.contains(place), "{error}");
+        }
     }
 }
