@@ -4,12 +4,12 @@
 
 mod common;
 
-use common::{demo, json, moepress, root};
+use common::{DOMAINS, demo, json, moepress, root};
 use std::path::Path;
 
 /// A recipe with one window of 64 tokens of text, which leaves experts of the demo model without any.
 fn recipe(dir: &Path, calibration: &str, stage: &str) -> String {
-    let (model, text) = (demo(), root().join("calibration/novel.txt"));
+    let (model, text) = (demo(), root().join(format!("calibration/{}.txt", DOMAINS[0])));
     let path = dir.join("recipe.yaml");
     let recipe = format!(
         "version: 1\nmodel: {}\ncalibration: {{files: [{}], window: 64, windows: 1{calibration}}}\nstages:\n  - {stage}\n",
