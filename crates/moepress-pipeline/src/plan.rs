@@ -117,7 +117,7 @@ pub(crate) fn plan_with(
         // What is assumed reaches all experts alike: that says nothing of those that calibration will not reach.
         let assumed = Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
         let edits = stage.decide(&assumed)?.edits;
-        stale_after.push(edits.iter().any(Edit::changes_routing));
+        stale_after.push(stage.may_reroute() || edits.iter().any(Edit::changes_routing));
         for edit in &edits {
             match edit {
                 Edit::Assign { .. } => assigned = Some(index),

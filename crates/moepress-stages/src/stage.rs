@@ -21,6 +21,11 @@ pub trait Stage: Send + Sync {
     /// The statistics that [`Self::decide`] will ask for, on the model that `check` saw.
     fn needs(&self) -> Needs;
 
+    /// Whether it depends on the evidence if routing is another after the edits.
+    fn may_reroute(&self) -> bool {
+        false
+    }
+
     /// The edits. A pure function of the evidence.
     ///
     /// # Errors

@@ -176,3 +176,51 @@ fn everything_a_router_has_is_cut_together() {
         assert_eq!(Some(stored.shape()), shapes.shape(Tensor::Layer(0, *part)), "{part}");
     }
 }
+
+/// E(x) of one expert with gate, up and down as rows of f64, in the order of its atoms; `mask` forces h to 0.
+fn output(weights: &LayerWeights, x: &[f64], mask: impl Fn(usize) -> bool) -> Vec<f64> {
+    let matrix = |projection| -> Vec<f64> {
+        plain(weights, expert(1, projection)).to_f32().into_iter().map(f64::from).collect()
+    };
+    let [gate, up, down] = Projection::ALL.map(matrix);
+    let dot = |m: &[f64], row: usize| -> f64 { m[row * 8..][..8].iter().zip(x).map(|(w, x)| w * x).sum() };
+    let width = gate.len() / 8;
+    let mut sums = vec![0.0; 8];
+    for atom in (0..width).filter(|&atom| !mask(atom)) {
+        let g = dot(&gate, atom);
+        let h = g / (1.0 + (-g).exp()) * dot(&up, atom);
+        sums.iter_mut().enumerate().for_each(|(row, sum)| *sum += down[row * width + atom] * h);
+    }
+    sums
+}
+
+#[test]
+fn a_cut_expert_is_the_masked_one_and_order_means_nothing() {
+    let before = weights(6);
+    let x: Vec<f64> = (0..8).map(|i| f64::from(i).mul_add(0.3, -1.0)).collect();
+    let after = |atoms: &[usize]| {
+        let edit = Edit::KeepAtoms { layer: 0, expert: 1, atoms: atoms.to_vec() };
+        apply(&toy(), 0, before.clone(), &[edit]).unwrap()
+    };
+    let kept = [0, 2, 5];
+    assert_eq!(output(&after(&kept), &x, |_| false), output(&before, &x, |atom| !kept.contains(&atom)));
+    let moved = output(&after(&[4, 1, 5, 0, 3, 2]), &x, |_| false);
+    for (a, b) in moved.iter().zip(output(&before, &x, |_| false)) {
+        assert!((a - b).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn atoms_of_zeros_contribute_nothing() {
+    let mut before = weights(7);
+    let x: Vec<f64> = (0..8).map(|i| f64::from(i) - 3.5).collect();
+    for projection in [Projection::Gate, Projection::Up] {
+        let mut values = plain(&before, expert(1, projection)).to_f32();
+        values[2 * 8..3 * 8].fill(0.0);
+        before
+            .insert(expert(1, projection), Stored::Plain(Plain::from_f32(Dtype::Bf16, vec![6, 8], &values)));
+    }
+    let edit = Edit::KeepAtoms { layer: 0, expert: 1, atoms: vec![0, 1, 3, 4, 5] };
+    let after = apply(&toy(), 0, before.clone(), &[edit]).unwrap();
+    assert_eq!(output(&after, &x, |_| false), output(&before, &x, |_| false));
+}
