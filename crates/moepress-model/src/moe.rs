@@ -164,6 +164,25 @@ impl Expert {
     }
 }
 
+impl Routing {
+    /// Runs of router rows that are ranked as one; 1 when rows are not grouped.
+    pub fn group_count(&self) -> usize {
+        self.groups.map_or(1, |groups| groups.count.max(1))
+    }
+
+    /// Router rows below which routing does not work: as many as are chosen, and with groups as many in the
+    /// groups that are chosen from; two in every group that is ranked by its two largest scores.
+    pub fn least_rows(&self) -> usize {
+        match self.groups {
+            None => self.top_k,
+            Some(RowGroups { count, kept, rank }) => {
+                let ranked = if rank == GroupRank::TopTwo { 2 } else { 1 };
+                count * self.top_k.div_ceil(kept.max(1)).max(ranked)
+            }
+        }
+    }
+}
+
 impl Moe {
     /// The group of a router row; 0 when rows are not grouped.
     pub fn group_of(&self, row: usize) -> usize {

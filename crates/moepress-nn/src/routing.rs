@@ -130,4 +130,48 @@ mod tests {
     fn ties_go_to_the_lower_row() {
         assert_eq!(largest(&[1.0, 2.0, 2.0, 2.0], 2), [1, 2]);
     }
+    #[test]
+    fn tokens_whose_rows_survive_keep_their_gates() {
+        let kept = [0, 2, 3, 5];
+        // The best two of the first two tokens survive, those of the third do not.
+        let logits = [
+            [2.0, -1.0, 1.5, 0.0, 0.5, -2.0],
+            [-1.0, 0.25, 0.0, 3.0, 0.5, 1.0],
+            [0.0, 3.0, 1.0, 0.5, 2.0, -1.0],
+        ];
+        let device = Device::default();
+        let cut: Vec<f32> = logits.iter().flat_map(|row| kept.map(|e| row[e])).collect();
+        let gates = |values: Vec<f32>, rows: usize, renormalise| {
+            let routing = Routing {
+                top_k: 2,
+                scores: Scores::Softmax,
+                bias: false,
+                correction: false,
+                groups: None,
+                renormalise,
+                scale: 1.0,
+            };
+            let (chosen, gates) = choose(&routing, None, from_rows(values, [3, rows], &device));
+            (chosen, to_rows(gates))
+        };
+        for renormalise in [Some(0.0), None] {
+            let (before, whole) = gates(logits.concat(), 6, renormalise);
+            let (after, pruned) = gates(cut.clone(), 4, renormalise);
+            for token in 0..2 {
+                let back: Vec<usize> = after[token].iter().map(|&row| kept[row]).collect();
+                assert_eq!(back, before[token]);
+                // Without renormalisation the sum of the softmax runs over fewer rows.
+                let sum = |values: &[f32]| values.iter().map(|&z| f64::from(z).exp()).sum::<f64>();
+                let ratio = match renormalise {
+                    Some(_) => 1.0,
+                    None => sum(&logits[token]) / sum(&cut[token * 4..][..4]),
+                };
+                for (row, &old) in kept.iter().enumerate() {
+                    let wanted = ratio * f64::from(whole[token * 6 + old]);
+                    assert!((f64::from(pruned[token * 4 + row]) - wanted).abs() < 1e-6);
+                }
+            }
+            assert_ne!(after[2].iter().map(|&row| kept[row]).collect::<Vec<_>>(), before[2]);
+        }
+    }
 }

@@ -76,6 +76,7 @@ impl PipelineError {
     pub fn kind(&self) -> Option<ErrorKind> {
         Some(match self {
             Self::Recipe(_) | Self::Stage(StageError::Recipe(_)) | Self::Usage(_) => ErrorKind::Usage,
+            Self::Stage(StageError::Coverage(_)) => ErrorKind::BadInput,
             Self::Stage(StageError::Statistics(_)) | Self::Edit(_) | Self::Report(_) => ErrorKind::Io,
             Self::Checkpoint(e) => e.kind(),
             Self::Text(e) => e.kind(),

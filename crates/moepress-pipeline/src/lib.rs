@@ -19,7 +19,7 @@ pub use edited::Edited;
 pub use error::PipelineError;
 pub use layers::{ExpertReport, LayerReport};
 pub use plan::{Plan, PlannedStage, SizeOf, Sizes, plan};
-pub use report::{CalibrationReport, Comparison, Report, Seconds, StageReport};
+pub use report::{CalibrationReport, Comparison, Report, Seconds, StageReport, UnderMeasuredReport};
 pub use run::{Outcome, Render, Run, run};
 pub use stats::{Measure, Shard, StatisticsFile, StatisticsHeader, measure, merge};
 pub use texts::{TextReport, TextSet, TextsReport, load_texts};

@@ -5,7 +5,7 @@ use crate::memory::{Load, predict};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
 use moepress_model::{Class, Edit, ModelSpec};
 use moepress_quant::Format;
-use moepress_recipe::{Mtp, Recipe, TextSpec};
+use moepress_recipe::{Coverage, Mtp, Recipe, TextSpec};
 use moepress_stages::{Evidence, Stage, assumed, from_recipe};
 use moepress_stats::{Need, Needs};
 use serde::Serialize;
@@ -80,6 +80,8 @@ pub struct Plan {
     pub(crate) first: Vec<Edit>,
     #[serde(skip)]
     pub(crate) needs: Vec<Option<Needs>>,
+    #[serde(skip)]
+    pub(crate) coverage: Coverage,
 }
 
 /// Plans a recipe on an opened model; reads no weights.
@@ -112,8 +114,10 @@ pub(crate) fn plan_with(
     for (index, (stage, recipe_stage)) in stages.iter().zip(&recipe.stages).enumerate() {
         stage.check(&spec)?;
         let (stats, costs) = assumed(&spec, &stage.needs())?;
-        let edits = stage.decide(&Evidence { spec: &spec, stats: &stats, costs: &costs })?.edits;
-        stale_after.push(edits.iter().any(Edit::changes_routing));
+        // What is assumed reaches all experts alike: that says nothing of those that calibration will not reach.
+        let assumed = Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
+        let edits = stage.decide(&assumed)?.edits;
+        stale_after.push(stage.may_reroute() || edits.iter().any(Edit::changes_routing));
         for edit in &edits {
             match edit {
                 Edit::Assign { .. } => assigned = Some(index),
@@ -155,6 +159,7 @@ pub(crate) fn plan_with(
         disk_bytes: spec.total_bytes() + headers(&spec) + tokenizer_bytes(model)?,
         first,
         needs,
+        coverage: recipe.coverage,
     };
     Ok((plan, stages))
 }

@@ -73,6 +73,23 @@ pub struct CalibrationReport {
     pub nll: Option<f64>,
     /// Experts that no token reached in the first sweep, as layer and index; empty when routing was not seen.
     pub unreached: Vec<(usize, usize)>,
+    /// Tokens below which the recipe calls an expert under-measured.
+    pub min_tokens: usize,
+    /// What became of those: `rank`, `keep` or `prune`, `error` where there were none.
+    pub below_min_tokens: &'static str,
+    /// Those of the first sweep; notes of stages name those of later ones.
+    pub under_measured: Vec<UnderMeasuredReport>,
+}
+
+/// An expert that fewer tokens reached than the recipe asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct UnderMeasuredReport {
+    /// Index of the layer.
+    pub layer: usize,
+    /// Index of the expert.
+    pub expert: usize,
+    /// Tokens routed to it.
+    pub tokens: u64,
 }
 
 /// The result beside the original.

@@ -5,7 +5,7 @@ use crate::edited::Edited;
 use crate::layers::layers;
 use crate::memory::allowed;
 use crate::plan::{Plan, Sizes, plan_with, unedited_needs};
-use crate::report::{CalibrationReport, Comparison, Report, Seconds, StageReport};
+use crate::report::{CalibrationReport, Comparison, Report, Seconds, StageReport, UnderMeasuredReport};
 use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows};
 use crate::texts::{TextSet, load_texts};
 use moepress_calibrate::{Means, Spool, rounding_costs, sweep};
@@ -13,9 +13,9 @@ use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, pe
 use moepress_eval::{decode_speed, evaluate};
 use moepress_model::{Edit, Tensor};
 use moepress_nn::Device;
-use moepress_recipe::Recipe;
+use moepress_recipe::{Coverage, Recipe};
 use moepress_runtime::Model;
-use moepress_stages::{Evidence, Stage};
+use moepress_stages::{Evidence, Stage, UnderMeasured, check_coverage};
 use moepress_stats::{Need, Of, Quantity, RoundingCosts, Statistics};
 use moepress_text::Tokenizer;
 use serde::Serialize;
@@ -229,8 +229,10 @@ fn decide(
                 Some(given) => given.file.sums.clone(),
                 None => sweep(edited, &all_windows(set), needs, means, progress)?,
             };
+            let under_measured = check_coverage(edited.spec(), &stats, plan.coverage)?;
             if measured.calibration.is_none() {
-                measured.calibration = Some(calibration(set, texts.window, &stats));
+                let report = calibration(set, texts.window, &stats, plan.coverage, &under_measured);
+                measured.calibration = Some(report);
                 measured.routed =
                     routed(&stats).map(|(layer, n)| (layer, n.iter().map(|&n| n as u64).collect())).collect();
             }
@@ -248,7 +250,8 @@ fn decide(
             return Err(PipelineError::Cancelled);
         }
         let at = Instant::now();
-        let decision = stage.decide(&Evidence { spec: edited.spec(), stats: &stats, costs: &costs })?;
+        let (spec, coverage) = (edited.spec(), plan.coverage);
+        let decision = stage.decide(&Evidence { spec, stats: &stats, costs: &costs, coverage })?;
         decision.edits.iter().for_each(|edit| stats.follow(edit));
         let edits = decision.edits.len();
         edited.push(decision.edits)?;
@@ -267,20 +270,28 @@ fn routed(stats: &Statistics) -> impl Iterator<Item = (usize, &[f64])> {
     })
 }
 
-fn calibration(set: &TextSet, window: usize, stats: &Statistics) -> CalibrationReport {
+fn calibration(
+    set: &TextSet,
+    window: usize,
+    stats: &Statistics,
+    coverage: Coverage,
+    under_measured: &[UnderMeasured],
+) -> CalibrationReport {
     let loss = stats
         .scalar(Of::Model, Quantity::Loss)
         .and_then(|loss| Ok(loss / stats.scalar(Of::Model, Quantity::Predictions)?));
-    let unreached = routed(stats).flat_map(|(layer, values)| {
-        values.iter().enumerate().filter(|(_, n)| **n == 0.0).map(move |(expert, _)| (layer, expert))
-    });
+    let unreached = under_measured.iter().filter(|(_, _, tokens)| *tokens == 0);
+    let listed = |&(layer, expert, tokens): &UnderMeasured| UnderMeasuredReport { layer, expert, tokens };
     CalibrationReport {
         texts: set.texts.iter().map(|text| text.name.clone()).collect(),
         window,
         tokens: set.texts.iter().flat_map(|text| &text.windows).map(Vec::len).sum(),
         sampling: set.report.clone(),
         nll: loss.ok(),
-        unreached: unreached.collect(),
+        unreached: unreached.map(|&(layer, expert, _)| (layer, expert)).collect(),
+        min_tokens: coverage.min_tokens,
+        below_min_tokens: coverage.below.word(),
+        under_measured: under_measured.iter().map(listed).collect(),
     }
 }
 

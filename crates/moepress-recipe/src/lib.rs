@@ -16,6 +16,7 @@
 //! output: out/small                      # relative to the current directory
 //! ```
 
+mod coverage;
 mod error;
 mod guard;
 mod locate;
@@ -30,6 +31,7 @@ mod tests;
 mod texts;
 mod tree;
 
+pub use coverage::{BelowMinTokens, Coverage};
 pub use error::{RecipeError, unknown_word};
 pub use guard::MAX_BYTES;
 pub use params::Params;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_yaml::{Mapping, Value};
 
+use crate::coverage::Coverage;
 use crate::error::{RecipeError, unknown_word};
 use crate::guard;
 use crate::params::Params;
@@ -26,6 +27,8 @@ pub struct Recipe {
     pub mtp: Mtp,
     /// The text that statistics are measured on.
     pub calibration: Option<TextSpec>,
+    /// What becomes of experts that too few tokens of that text reached.
+    pub coverage: Coverage,
     /// What the work may take; no part of what comes out.
     pub limits: Limits,
     /// What to do, in order.
@@ -129,7 +132,15 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         "keep" => Mtp::Keep,
         _ => Mtp::Drop,
     };
-    let calibration = top.mapping("calibration")?.map(|p| TextSpec::read(&p, 16, folder)).transpose()?;
+    let mut coverage = Coverage::default();
+    let calibration = match top.mapping("calibration")? {
+        None => None,
+        Some(params) => {
+            let (texts, mut written) = TextSpec::read(&params, 16, folder, &Coverage::KEYS)?;
+            coverage = Coverage::read(&params, &mut written)?;
+            Some((texts, written))
+        }
+    };
     let limits = match top.mapping("limits")? {
         None => Limits::default(),
         Some(params) => {
@@ -143,7 +154,7 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         .enumerate()
         .map(|(k, v)| stage(top, k, v))
         .collect::<Result<Vec<_>, _>>()?;
-    let evaluate = top.mapping("evaluate")?.map(|p| TextSpec::read(&p, 24, folder)).transpose()?;
+    let evaluate = top.mapping("evaluate")?.map(|p| TextSpec::read(&p, 24, folder, &[])).transpose()?;
     let output = if top.has("output") { Some(top.text("output", None)?.into()) } else { None };
 
     let mut resolved = Mapping::new();
@@ -154,11 +165,11 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         resolved.insert("mtp".into(), if mtp == Mtp::Keep { "keep" } else { "drop" }.into());
     }
     if let Some((_, texts)) = &calibration {
-        resolved.insert("calibration".into(), texts.clone());
+        resolved.insert("calibration".into(), texts.clone().into());
     }
     resolved.insert("stages".into(), stages.iter().map(written).collect::<Vec<_>>().into());
     if let Some((_, texts)) = &evaluate {
-        resolved.insert("evaluate".into(), texts.clone());
+        resolved.insert("evaluate".into(), texts.clone().into());
     }
     let resolved =
         serde_yaml::to_string(&resolved).map_err(|e| top.source.error(&Path::default(), e.to_string()))?;
@@ -168,6 +179,7 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         mtp,
         limits,
         calibration: calibration.map(|(texts, _)| texts),
+        coverage,
         stages,
         evaluate: evaluate.map(|(texts, _)| texts),
         output,

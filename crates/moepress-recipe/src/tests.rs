@@ -224,7 +224,7 @@ fn refuses_wrong_recipes() {
         ),
         (
             "version: 1\nmodel: m\ncalibration: {files: [a], windw: 9}\nstages: []\n",
-            "recipes/r.yaml:3:27: calibration.windw: unknown key `windw`; did you mean `window`? (known: files, window, windows, seed, bos)",
+            "recipes/r.yaml:3:27: calibration.windw: unknown key `windw`; did you mean `window`? (known: files, window, windows, seed, bos, min_tokens, below_min_tokens)",
         ),
         (
             "version: 1\nmodel: m\nstages:\n  - s:\n    ratio: 0.5\n",

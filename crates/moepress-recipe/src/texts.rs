@@ -118,13 +118,15 @@ impl TextSpec {
         Self { files, window, windows, seed: None, bos: Bos::None }
     }
 
-    /// Reads `calibration` or `evaluate`; beside it the mapping that a resolved recipe has for it.
+    /// Reads `calibration` or `evaluate`, which may have `other` keys; beside it the mapping that a resolved
+    /// recipe has for it.
     pub(crate) fn read(
         params: &Params,
         windows: usize,
         folder: &FilePath,
-    ) -> Result<(Self, Value), RecipeError> {
-        params.only(&["files", "window", "windows", "seed", "bos"])?;
+        other: &[&str],
+    ) -> Result<(Self, Mapping), RecipeError> {
+        params.only(&[&["files", "window", "windows", "seed", "bos"], other].concat())?;
         let (mut files, mut written) = (Vec::new(), Vec::<Value>::new());
         for entry in params.entries("files")? {
             let (file, path) = match &entry {
@@ -156,7 +158,7 @@ impl TextSpec {
         if bos != Bos::None {
             map.insert("bos".into(), bos.word().into());
         }
-        Ok((Self { files, window, windows, seed, bos }, map.into()))
+        Ok((Self { files, window, windows, seed, bos }, map))
     }
 }
 

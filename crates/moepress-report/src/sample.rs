@@ -3,7 +3,7 @@
 use moepress_eval::{Divergence, Evaluation, Likelihood, Overall, TextScore};
 use moepress_pipeline::{
     CalibrationReport, Comparison, ExpertReport, LayerReport, Report, Seconds, SizeOf, Sizes, StageReport,
-    TextReport, TextsReport,
+    TextReport, TextsReport, UnderMeasuredReport,
 };
 
 const TEXTS: [&str; 3] = ["novel", "drama", "code"];
@@ -57,6 +57,11 @@ pub(crate) fn evaluated() -> Report {
         sampling: sampling(),
         nll: Some(3.31),
         unreached: vec![(1, 3), (1, 8), (3, 13)],
+        min_tokens: 1,
+        below_min_tokens: "rank",
+        under_measured: [(1, 3), (1, 8), (3, 13)]
+            .map(|(layer, expert)| UnderMeasuredReport { layer, expert, tokens: 0 })
+            .to_vec(),
     };
     let evaluation = Comparison {
         sampling: sampling(),

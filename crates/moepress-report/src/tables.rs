@@ -1,7 +1,9 @@
 //! The numbers of a report as rows of text, once for every form it takes.
 
 use crate::units::{bytes, change, count, fixed, memory, percent, seconds, times};
-use moepress_pipeline::{Comparison, LayerReport, Report, SizeOf, TextReport, TextsReport};
+use moepress_pipeline::{
+    CalibrationReport, Comparison, LayerReport, Report, SizeOf, TextReport, TextsReport,
+};
 
 /// The first column names the row, the others hold numbers.
 pub(crate) struct Table {
@@ -209,6 +211,7 @@ pub(crate) fn calibration(report: &Report) -> Vec<(&'static str, String)> {
         ("experts no token reached", missed),
     ];
     rows.extend((!c.unreached.is_empty()).then(|| ("which", unreached(&c.unreached))));
+    rows.extend(under_measured(c, experts));
     rows.extend(nll.map(|nll| ("the original on it", nll)));
     rows
 }
@@ -232,6 +235,31 @@ fn file(file: &TextReport) -> String {
     };
     let weight = if file.weight == 1.0 { String::new() } else { format!(", weight {}", file.weight) };
     format!("{}: {} of {}{weight}", file.file, of(file.windows, "window"), of(file.documents, "document"))
+}
+
+/// Experts that fewer tokens reached than asked for, and what became of them, where the recipe says so.
+fn under_measured(c: &CalibrationReport, experts: usize) -> Vec<(&'static str, String)> {
+    let mut rows = vec![];
+    if c.min_tokens > 1 {
+        let (found, asked) = (count(c.under_measured.len() as u64), count(c.min_tokens as u64));
+        let all = count(experts as u64);
+        rows.push(("experts with too few tokens", format!("{found} of {all} with fewer than {asked}")));
+        let layers = c.under_measured.chunk_by(|a, b| a.layer == b.layer).map(|run| {
+            let list = run.iter().map(|e| format!("{} ({})", e.expert, count(e.tokens))).collect::<Vec<_>>();
+            format!("layer {}: {}", run[0].layer, list.join(", "))
+        });
+        let layers = layers.collect::<Vec<_>>().join("; ");
+        rows.extend((!layers.is_empty()).then_some(("which, and their tokens", layers)));
+    }
+    let what = match c.below_min_tokens {
+        "keep" => "are neither removed nor pruned",
+        "prune" => "are the first to be removed or pruned",
+        "error" => "end the run",
+        _ if c.min_tokens > 1 => "are ranked by their scores, those without tokens first",
+        _ => return rows,
+    };
+    rows.push(("experts with too few tokens, policy", what.to_owned()));
+    rows
 }
 
 /// `layer 0: 3, 7; layer 2: 1`.

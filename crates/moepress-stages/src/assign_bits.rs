@@ -168,6 +168,7 @@ mod tests {
     use super::*;
     use crate::evidence::assumed;
     use crate::toy::{stage, toy};
+    use moepress_recipe::Coverage;
 
     #[test]
     fn the_budget_is_kept_and_used() {
@@ -178,7 +179,14 @@ mod tests {
             ));
             stage.check(&spec).unwrap();
             let (stats, costs) = assumed(&spec, &stage.needs()).unwrap();
-            let decision = stage.decide(&Evidence { spec: &spec, stats: &stats, costs: &costs }).unwrap();
+            let decision = stage
+                .decide(&Evidence {
+                    spec: &spec,
+                    stats: &stats,
+                    costs: &costs,
+                    coverage: Coverage::default(),
+                })
+                .unwrap();
             let after = spec.after(&decision.edits).unwrap().total_bytes();
             assert!(after <= bytes && after + 100 > bytes, "{after} of {bytes}");
         }

@@ -2,6 +2,7 @@
 
 use moepress_model::ModelSpec;
 use moepress_quant::{Format, Grouped};
+use moepress_recipe::Coverage;
 use moepress_stats::{Needs, Of, Quantity, RoundingCosts, Statistics, StatisticsError};
 
 /// A model and what was measured on it.
@@ -13,6 +14,8 @@ pub struct Evidence<'a> {
     pub stats: &'a Statistics,
     /// Expected costs of rounding.
     pub costs: &'a RoundingCosts,
+    /// What becomes of experts that too few tokens reached.
+    pub coverage: Coverage,
 }
 
 /// Statistics of a model whose experts and atoms are all alike. A plan decides on these: sizes come out as
@@ -59,21 +62,5 @@ impl Evidence<'_> {
     /// Tokens routed to every expert of a layer.
     pub(crate) fn tokens(&self, layer: usize) -> Result<&[f64], StatisticsError> {
         self.stats.get(Of::Layer(layer), Quantity::Tokens)
-    }
-
-    /// A note naming the experts that no token reached and what happens to them; none when all were.
-    pub(crate) fn unreached(&self, what_happens: &str) -> Result<Option<String>, StatisticsError> {
-        let mut names = Vec::new();
-        for (layer, _) in self.spec.moe_layers() {
-            let tokens = self.tokens(layer)?.iter().enumerate();
-            names.extend(tokens.filter(|(_, n)| **n == 0.0).map(|(expert, _)| format!("{layer}.{expert}")));
-        }
-        Ok((!names.is_empty()).then(|| {
-            let list = names.join(" ");
-            format!(
-                "{} experts were reached by no calibration token and {what_happens} (layer.expert): {list}",
-                names.len()
-            )
-        }))
     }
 }

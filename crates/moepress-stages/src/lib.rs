@@ -7,6 +7,7 @@
 
 mod apply;
 mod assign_bits;
+mod coverage;
 mod evidence;
 mod merge_experts;
 mod prune_atoms;
@@ -18,5 +19,6 @@ mod targets;
 mod toy;
 
 pub use apply::{ApplyError, apply, apply_outside, sources};
+pub use coverage::{CoverageError, UnderMeasured, check_coverage};
 pub use evidence::{Evidence, assumed};
 pub use stage::{Decision, STAGES, Stage, StageError, from_recipe};

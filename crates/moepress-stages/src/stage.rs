@@ -1,5 +1,6 @@
 //! What a stage is, and the list of all.
 
+use crate::coverage::CoverageError;
 use crate::evidence::Evidence;
 use crate::{assign_bits, merge_experts, prune_atoms, prune_experts, quantize};
 use moepress_model::{Edit, ModelSpec};
@@ -19,6 +20,11 @@ pub trait Stage: Send + Sync {
 
     /// The statistics that [`Self::decide`] will ask for, on the model that `check` saw.
     fn needs(&self) -> Needs;
+
+    /// Whether it depends on the evidence if routing is another after the edits.
+    fn may_reroute(&self) -> bool {
+        false
+    }
 
     /// The edits. A pure function of the evidence.
     ///
@@ -42,6 +48,9 @@ pub enum StageError {
     /// It contradicts the model; the fault is in the recipe.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
+    /// Calibration reached too few experts for what the recipe demands.
+    #[error(transparent)]
+    Coverage(#[from] CoverageError),
     /// A statistic is missing.
     #[error(transparent)]
     Statistics(#[from] StatisticsError),

@@ -136,3 +136,91 @@ fn a_share_of_the_experts_is_that_of_the_whole() {
     }
     assert_eq!(shares, whole);
 }
+
+#[test]
+fn everything_a_router_has_is_cut_together() {
+    let spec = crate::toy::grouped();
+    let parts = |values: &dyn Fn(Part, usize) -> f32| -> LayerWeights {
+        let stored = |part| {
+            let shape = spec.shape(Tensor::Layer(0, part)).unwrap();
+            let values: Vec<f32> = (0..shape.iter().product()).map(|i| values(part, i)).collect();
+            (part, Stored::Plain(Plain::from_f32(Dtype::F32, shape, &values)))
+        };
+        spec.parts(0).into_iter().map(stored).collect()
+    };
+    // Every value names the row or the expert it belongs to.
+    let mut weights = parts(&|part, i| match (part, part.expert()) {
+        (_, Some(expert)) => expert as f32,
+        (Part::Router, _) => (i / 8) as f32,
+        _ => i as f32,
+    });
+    // A bias of the logits, as gpt-oss and GLM have.
+    let logits = (0..12).map(|row| row as f32).collect::<Vec<_>>();
+    weights.insert(Part::RouterBias, Stored::Plain(Plain::from_f32(Dtype::F32, vec![12], &logits)));
+    let experts = vec![0, 3, 4, 6, 9, 10];
+    let edit = Edit::KeepExperts { layer: 0, experts: experts.clone() };
+    let after = apply(&spec, 0, weights, std::slice::from_ref(&edit)).unwrap();
+    let wanted: Vec<f32> = experts.iter().map(|&e| e as f32).collect();
+    assert_eq!(plain(&after, Part::RouterBias).to_f32(), wanted);
+    assert_eq!(plain(&after, Part::Correction).to_f32(), wanted);
+    let router = plain(&after, Part::Router);
+    assert_eq!(router.shape, [6, 8]);
+    assert_eq!(router.to_f32().iter().step_by(8).copied().collect::<Vec<_>>(), wanted);
+    for (new, &old) in experts.iter().enumerate() {
+        for projection in Projection::ALL {
+            assert!(plain(&after, expert(new, projection)).to_f32().iter().all(|&v| v == old as f32));
+        }
+    }
+    let shapes = spec.after(&[edit]).unwrap();
+    for (part, stored) in after.iter().filter(|(part, _)| **part != Part::RouterBias) {
+        assert_eq!(Some(stored.shape()), shapes.shape(Tensor::Layer(0, *part)), "{part}");
+    }
+}
+
+/// E(x) of one expert with gate, up and down as rows of f64, in the order of its atoms; `mask` forces h to 0.
+fn output(weights: &LayerWeights, x: &[f64], mask: impl Fn(usize) -> bool) -> Vec<f64> {
+    let matrix = |projection| -> Vec<f64> {
+        plain(weights, expert(1, projection)).to_f32().into_iter().map(f64::from).collect()
+    };
+    let [gate, up, down] = Projection::ALL.map(matrix);
+    let dot = |m: &[f64], row: usize| -> f64 { m[row * 8..][..8].iter().zip(x).map(|(w, x)| w * x).sum() };
+    let width = gate.len() / 8;
+    let mut sums = vec![0.0; 8];
+    for atom in (0..width).filter(|&atom| !mask(atom)) {
+        let g = dot(&gate, atom);
+        let h = g / (1.0 + (-g).exp()) * dot(&up, atom);
+        sums.iter_mut().enumerate().for_each(|(row, sum)| *sum += down[row * width + atom] * h);
+    }
+    sums
+}
+
+#[test]
+fn a_cut_expert_is_the_masked_one_and_order_means_nothing() {
+    let before = weights(6);
+    let x: Vec<f64> = (0..8).map(|i| f64::from(i).mul_add(0.3, -1.0)).collect();
+    let after = |atoms: &[usize]| {
+        let edit = Edit::KeepAtoms { layer: 0, expert: 1, atoms: atoms.to_vec() };
+        apply(&toy(), 0, before.clone(), &[edit]).unwrap()
+    };
+    let kept = [0, 2, 5];
+    assert_eq!(output(&after(&kept), &x, |_| false), output(&before, &x, |atom| !kept.contains(&atom)));
+    let moved = output(&after(&[4, 1, 5, 0, 3, 2]), &x, |_| false);
+    for (a, b) in moved.iter().zip(output(&before, &x, |_| false)) {
+        assert!((a - b).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn atoms_of_zeros_contribute_nothing() {
+    let mut before = weights(7);
+    let x: Vec<f64> = (0..8).map(|i| f64::from(i) - 3.5).collect();
+    for projection in [Projection::Gate, Projection::Up] {
+        let mut values = plain(&before, expert(1, projection)).to_f32();
+        values[2 * 8..3 * 8].fill(0.0);
+        before
+            .insert(expert(1, projection), Stored::Plain(Plain::from_f32(Dtype::Bf16, vec![6, 8], &values)));
+    }
+    let edit = Edit::KeepAtoms { layer: 0, expert: 1, atoms: vec![0, 1, 3, 4, 5] };
+    let after = apply(&toy(), 0, before.clone(), &[edit]).unwrap();
+    assert_eq!(output(&after, &x, |_| false), output(&before, &x, |_| false));
+}

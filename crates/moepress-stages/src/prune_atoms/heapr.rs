@@ -64,6 +64,7 @@ impl Saliency for Heapr {
 #[cfg(test)]
 mod tests {
     use crate::toy::{toy, with_params};
+    use moepress_recipe::Coverage;
     use moepress_stats::{Of, Quantity, RoundingCosts, Statistics};
 
     #[test]
@@ -76,7 +77,8 @@ mod tests {
         stats.add(Of::Expert(0, 0), Quantity::AtomCoupled, vec![37.0, 16.0]).unwrap();
         let costs = RoundingCosts::default();
         let spec = toy();
-        let evidence = crate::Evidence { spec: &spec, stats: &stats, costs: &costs };
+        let evidence =
+            crate::Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
         let score = |yaml: &str| {
             with_params(yaml, |params| super::build(params).unwrap().score(&evidence, 0, 0).unwrap())
         };
@@ -84,5 +86,36 @@ mod tests {
         assert_eq!(score("{score: total}"), [25.0, 10.0]);
         assert_eq!(score("{score: coupled, over_tokens: mean}"), [18.5, 8.0]);
         assert_eq!(score("{}"), [37.0, 16.0]);
+    }
+    #[test]
+    fn the_score_is_twice_the_loss_of_a_quadratic_and_drops_the_cross_term() {
+        // L(y) = ½ (y − E)ᵀ A (y − E) with A = Σ aᵢ aᵢᵀ = [[2, 1], [1, 5]]; three tokens of the same h whose output
+        // gradients g = √3 aᵢ have the covariance A.
+        let (factors, columns, h) =
+            ([[1.0, 1.0], [1.0, 0.0], [0.0, 2.0]], [[1.0, 2.0], [-3.0, 0.5], [0.25, -1.0]], [2.0, 1.0, 4.0]);
+        let dot = |a: [f64; 2], b: [f64; 2]| a[0] * b[0] + a[1] * b[1];
+        let loss = |removed: &[usize]| {
+            let delta = [0, 1].map(|d| removed.iter().map(|&k| -columns[k][d] * h[k]).sum::<f64>());
+            0.5 * factors.iter().map(|&a| dot(a, delta).powi(2)).sum::<f64>()
+        };
+        let mut stats = Statistics::default();
+        stats.add(Of::Layer(0), Quantity::Tokens, vec![3.0]).unwrap();
+        let energy = h.map(|h: f64| 3.0 * h * h).to_vec();
+        let gradient =
+            columns.map(|w| factors.iter().map(|&a| 3.0 * dot(a, w).powi(2)).sum::<f64>()).to_vec();
+        stats.add(Of::Expert(0, 0), Quantity::AtomEnergy, energy).unwrap();
+        stats.add(Of::Expert(0, 0), Quantity::AtomGradient, gradient).unwrap();
+        let (spec, costs) = (toy(), RoundingCosts::default());
+        let evidence =
+            crate::Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
+        let scores = with_params("{score: decoupled}", |params| {
+            super::build(params).unwrap().score(&evidence, 0, 0).unwrap()
+        });
+        for (atom, score) in scores.iter().enumerate() {
+            assert_eq!(0.5 * score, loss(&[atom]));
+        }
+        let cross =
+            factors.iter().map(|&a| dot(a, columns[0]) * dot(a, columns[1])).sum::<f64>() * h[0] * h[1];
+        assert_eq!(loss(&[0, 1]), 0.5 * (scores[0] + scores[1]) + cross);
     }
 }

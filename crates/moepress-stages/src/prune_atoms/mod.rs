@@ -1,17 +1,22 @@
 //! `prune_atoms`: removes the least salient atoms of the routed experts.
 //!
 //! Parameters: `method`, `ratio` (share of all routed atoms to remove), `ranking` (global | per_layer |
-//! per_expert), `align` (atoms are kept or removed in runs of that many), and those of the method.
+//! per_expert), `align` (atoms are kept or removed in runs of that many), `floor` (least atoms an expert keeps),
+//! `empty` (what becomes of an expert without atoms: keep | drop), and those of the method.
 
+mod activation;
+mod empty;
 mod heapr;
+mod runs;
 
+use crate::coverage::Standing;
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError, percent};
 use crate::targets::any_grouped;
 use moepress_model::{Edit, ModelSpec};
 use moepress_recipe::{Params, RecipeError, StageSpec};
 use moepress_stats::{Needs, StatisticsError};
-use std::collections::BTreeMap;
+use runs::{Run, Shortage, cut, keep};
 
 /// A rule that scores atoms; the larger, the more it hurts to lose one.
 trait Saliency: Send + Sync {
@@ -27,7 +32,8 @@ trait Saliency: Send + Sync {
 }
 
 type Build = fn(&Params) -> Result<Box<dyn Saliency>, RecipeError>;
-const METHODS: &[(&str, Build, &[&str])] = &[("heapr", heapr::build, heapr::KEYS)];
+const METHODS: &[(&str, Build, &[&str])] =
+    &[("heapr", heapr::build, heapr::KEYS), ("activation", activation::build, activation::KEYS)];
 
 #[derive(Clone, Copy, PartialEq)]
 enum Ranking {
@@ -41,6 +47,9 @@ struct PruneAtoms {
     ratio: f64,
     ranking: Ranking,
     align: usize,
+    floor: usize,
+    /// Whether experts without atoms leave the router.
+    drop: bool,
     params: StageSpec,
 }
 
@@ -49,7 +58,7 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     let names: Vec<&str> = METHODS.iter().map(|(name, ..)| *name).collect();
     let method = params.word("method", Some("heapr"), &names)?;
     let (_, saliency, keys) = METHODS.iter().find(|(name, ..)| *name == method).unwrap_or(&METHODS[0]);
-    params.only(&[&["method", "ratio", "ranking", "align"], *keys].concat())?;
+    params.only(&[&["method", "ratio", "ranking", "align", "floor", "empty"], *keys].concat())?;
     let ranking =
         match params.word("ranking", Some("global"), &["global", "per_layer", "per_expert"])?.as_str() {
             "per_layer" => Ranking::PerLayer,
@@ -61,16 +70,53 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
         ratio: params.f64_in("ratio", None, 0.0..1.0)?,
         ranking,
         align: params.usize_in("align", Some(1), 1..=4096)?,
+        floor: params.usize_in("floor", Some(0), ..)?,
+        drop: params.word("empty", Some("keep"), &["keep", "drop"])? == "drop",
         params: spec.clone(),
     }))
 }
 
-/// Consecutive atoms of one expert, in the order of their scores, that stay or go together.
-struct Run {
-    scope: (usize, usize),
-    expert: (usize, usize),
-    atoms: Vec<usize>,
-    mean: f64,
+impl PruneAtoms {
+    fn shortage(&self, short: &Shortage) -> StageError {
+        let Shortage { scope: (layer, expert), room, fixed } = *short;
+        let place = match self.ranking {
+            Ranking::Global => String::new(),
+            Ranking::PerLayer => format!(" in layer {layer}"),
+            Ranking::PerExpert => format!(" in expert {expert} of layer {layer}"),
+        };
+        let message = format!(
+            "leaves room for {room} atoms{place}, but {fixed} must stay: those of the floor, and of experts that calibration.below_min_tokens keeps; lower it, or rank over more experts"
+        );
+        self.params.params.error("ratio", message).into()
+    }
+
+    /// The atoms of all experts, scored.
+    fn runs(&self, evidence: &Evidence<'_>) -> Result<Vec<Run>, StatisticsError> {
+        let mut runs = Vec::new();
+        for (layer, moe) in evidence.spec.moe_layers() {
+            let standings = evidence.standings(layer)?;
+            for (expert, e) in moe.experts.iter().enumerate().filter(|(_, e)| e.width() > 0) {
+                let standing = standings[expert];
+                let scores = match standing {
+                    Standing::Measured => self.saliency.score(evidence, layer, expert)?,
+                    Standing::First => vec![f64::NEG_INFINITY; e.width()],
+                    Standing::Keep => vec![f64::INFINITY; e.width()],
+                };
+                let scope = match self.ranking {
+                    Ranking::Global => (0, 0),
+                    Ranking::PerLayer => (layer, 0),
+                    Ranking::PerExpert => (layer, expert),
+                };
+                let floor = if standing == Standing::Keep { e.width() } else { self.floor };
+                runs.extend(cut(&scores, self.align).enumerate().map(|(run, atoms)| {
+                    let sum: f64 = atoms.iter().map(|&atom| scores[atom]).sum();
+                    let (mean, fixed) = (sum / atoms.len() as f64, run * self.align < floor);
+                    Run { scope, expert: (layer, expert), atoms, mean, fixed }
+                }));
+            }
+        }
+        Ok(runs)
+    }
 }
 
 impl Stage for PruneAtoms {
@@ -80,8 +126,18 @@ impl Stage for PruneAtoms {
             Ranking::PerLayer => "per layer",
             Ranking::PerExpert => "per expert",
         };
-        let align = if self.align > 1 { format!(", in runs of {}", self.align) } else { String::new() };
-        format!("prune_atoms {}: {} ranked {ranking}{align}", self.saliency.describe(), percent(self.ratio))
+        let mut words =
+            format!("prune_atoms {}: {} ranked {ranking}", self.saliency.describe(), percent(self.ratio));
+        if self.align > 1 {
+            words += &format!(", in runs of {}", self.align);
+        }
+        if self.floor > 0 {
+            words += &format!(", {} of each expert stay", self.floor);
+        }
+        if self.drop {
+            words += ", emptied experts leave the router";
+        }
+        words
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
@@ -100,128 +156,47 @@ impl Stage for PruneAtoms {
         self.saliency.needs()
     }
 
+    fn may_reroute(&self) -> bool {
+        self.drop
+    }
+
     fn decide(&self, evidence: &Evidence<'_>) -> Result<Decision, StageError> {
-        let mut runs = Vec::new();
-        for (layer, moe) in evidence.spec.moe_layers() {
-            let tokens = evidence.tokens(layer)?;
-            for (expert, e) in moe.experts.iter().enumerate().filter(|(_, e)| e.width() > 0) {
-                let scores = match tokens[expert] {
-                    0.0 => vec![f64::NEG_INFINITY; e.width()],
-                    _ => self.saliency.score(evidence, layer, expert)?,
-                };
-                let scope = match self.ranking {
-                    Ranking::Global => (0, 0),
-                    Ranking::PerLayer => (layer, 0),
-                    Ranking::PerExpert => (layer, expert),
-                };
-                runs.extend(cut_runs(&scores, self.align).map(|atoms| {
-                    let sum: f64 = atoms.iter().map(|&atom| scores[atom]).sum();
-                    Run { scope, expert: (layer, expert), mean: sum / atoms.len() as f64, atoms }
-                }));
-            }
-        }
-        let kept = keep(runs, self.ratio);
+        let kept = keep(self.runs(evidence)?, self.ratio).map_err(|short| self.shortage(&short))?;
         let mut decision = Decision::default();
+        let (mut emptied, mut dropped) = (0, 0);
         for (layer, moe) in evidence.spec.moe_layers() {
-            for (expert, e) in moe.experts.iter().enumerate() {
-                let atoms = kept.get(&(layer, expert)).cloned().unwrap_or_default();
-                if atoms.len() < e.width() {
-                    decision.edits.push(Edit::KeepAtoms { layer, expert, atoms });
+            let left = |expert| kept.get(&(layer, expert)).map_or(&[][..], Vec::as_slice);
+            let empty: Vec<usize> = (0..moe.experts.len()).filter(|&e| left(e).is_empty()).collect();
+            let drop = if self.drop { empty::droppable(moe, &empty) } else { vec![] };
+            emptied += empty.len() - drop.len();
+            dropped += drop.len();
+            for (expert, e) in moe.experts.iter().enumerate().filter(|(expert, _)| !drop.contains(expert)) {
+                if left(expert).len() < e.width() {
+                    decision.edits.push(Edit::KeepAtoms { layer, expert, atoms: left(expert).to_vec() });
                 }
+            }
+            if !drop.is_empty() {
+                let experts = (0..moe.experts.len()).filter(|expert| !drop.contains(expert)).collect();
+                decision.edits.push(Edit::KeepExperts { layer, experts });
             }
         }
         if !decision.edits.is_empty() {
-            decision.notes.extend(evidence.unreached("lost their atoms first")?);
+            decision.notes.extend(evidence.coverage_notes("lost their atoms first", "kept all their atoms")?);
         }
-        let empty = |edit: &&Edit| matches!(edit, Edit::KeepAtoms { atoms, .. } if atoms.is_empty());
-        let emptied = decision.edits.iter().filter(empty).count();
+        if dropped > 0 {
+            decision
+                .notes
+                .push(format!("{dropped} experts have no atoms left and were removed from the router"));
+        }
         if emptied > 0 {
+            let why = if self.drop { ", which needs their rows," } else { "" };
             decision.notes.push(format!(
-                "{emptied} experts have no atoms left; they stay in the router and contribute zero"
+                "{emptied} experts have no atoms left; they stay in the router{why} and contribute zero"
             ));
         }
         Ok(decision)
     }
 }
 
-/// The atoms of an expert by falling score (ties: lower index first), in runs of `align`.
-fn cut_runs(scores: &[f64], align: usize) -> impl Iterator<Item = Vec<usize>> {
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-    order.chunks(align).map(<[usize]>::to_vec).collect::<Vec<_>>().into_iter()
-}
-
-/// The kept atoms of every expert, ascending: within each scope the best runs that fit into
-/// floor((1 − ratio) · atoms); ties by layer, expert, atom.
-fn keep(mut runs: Vec<Run>, ratio: f64) -> BTreeMap<(usize, usize), Vec<usize>> {
-    let mut room: BTreeMap<(usize, usize), usize> = BTreeMap::new();
-    runs.iter().for_each(|run| *room.entry(run.scope).or_default() += run.atoms.len());
-    for atoms in room.values_mut() {
-        // The small term keeps 0.7 · 10 from being 6.999….
-        *atoms = (*atoms as f64 * (1.0 - ratio) + 1e-9).floor() as usize;
-    }
-    runs.sort_by(|a, b| {
-        b.mean.total_cmp(&a.mean).then_with(|| (a.expert, &a.atoms).cmp(&(b.expert, &b.atoms)))
-    });
-    let mut kept: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
-    for run in runs {
-        if let Some(room) = room.get_mut(&run.scope).filter(|room| **room >= run.atoms.len()) {
-            *room -= run.atoms.len();
-            kept.entry(run.expert).or_default().extend(run.atoms);
-        }
-    }
-    kept.values_mut().for_each(|atoms| atoms.sort_unstable());
-    kept
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::toy::{decide, toy};
-    use moepress_stats::{Of, Quantity, Statistics};
-
-    fn stats() -> Statistics {
-        let mut stats = Statistics::default();
-        for layer in 0..2 {
-            stats.add(Of::Layer(layer), Quantity::Tokens, vec![2.0, 4.0, 0.0, 1.0]).unwrap();
-            for expert in 0..4 {
-                let base = (layer * 40 + expert * 8) as f64;
-                let values: Vec<f64> = (0..6).map(|atom| base + f64::from((atom * 5) % 6)).collect();
-                for quantity in [Quantity::AtomEnergy, Quantity::AtomGradient, Quantity::AtomCoupled] {
-                    stats.add(Of::Expert(layer, expert), quantity, values.clone()).unwrap();
-                }
-            }
-        }
-        stats
-    }
-
-    fn widths(edits: &[Edit]) -> Vec<usize> {
-        let spec = toy().after(edits).unwrap();
-        spec.moe_layers()
-            .flat_map(|(_, moe)| moe.experts.iter().map(moepress_model::Expert::width).collect::<Vec<_>>())
-            .collect()
-    }
-
-    #[test]
-    fn keeps_exactly_the_share_and_loses_unreached_experts_first() {
-        let decision = decide("prune_atoms: {ratio: 0.25, score: coupled}", &stats());
-        let kept = widths(&decision.edits);
-        assert_eq!(kept.iter().sum::<usize>(), 36);
-        assert_eq!((kept[2], kept[6]), (0, 0));
-        assert!(decision.notes[0].contains("0.2 1.2"), "{:?}", decision.notes);
-        for (ratio, total) in [(0.0, 48), (0.3, 33), (0.99, 0)] {
-            let decision = decide(&format!("prune_atoms: {{ratio: {ratio}}}"), &stats());
-            assert_eq!(widths(&decision.edits).iter().sum::<usize>(), total);
-        }
-    }
-
-    #[test]
-    fn ranking_scopes_hold_the_share_within_them() {
-        let per_layer = widths(&decide("prune_atoms: {ratio: 0.5, ranking: per_layer}", &stats()).edits);
-        assert_eq!(per_layer[..4].iter().sum::<usize>(), 12);
-        let per_expert = widths(&decide("prune_atoms: {ratio: 0.5, ranking: per_expert}", &stats()).edits);
-        assert_eq!(per_expert, [3; 8]);
-        let aligned = widths(&decide("prune_atoms: {ratio: 0.4, align: 4}", &stats()).edits);
-        assert!(aligned.iter().all(|w| [0, 2, 4, 6].contains(w)) && aligned.iter().sum::<usize>() <= 28);
-    }
-}
+mod tests;

@@ -1,47 +1,181 @@
-//! `prune_experts`: removes the least salient experts of every layer, with their router rows.
+//! `prune_experts`: removes the least salient experts, with their router rows.
 //!
-//! Parameters: `method`, `ratio` (share of each layer's experts to remove, rounded down).
+//! Parameters: `method`, `ratio` (share of the experts to remove, rounded down), `ranking` (per_layer: that share
+//! of each layer's experts; global: of all experts, wherever the least salient are), `floor` (least experts a
+//! layer keeps under global ranking; never fewer than its router needs), and those of the method.
+//!
+//! Scores of different layers are not of one scale, so globally an expert counts by its share of the sum of its
+//! layer's scores, as M-SMoE (arXiv 2310.01334) does with the usage of experts.
+//!
+//! Where a router chooses from groups of rows, as many experts go from every group, so that the number is rounded
+//! down to a multiple of the groups.
 
+mod choose;
+mod ean;
 mod frequency;
 mod reap;
+mod weighted_frequency;
 
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError, percent};
 use crate::targets::any_grouped;
-use moepress_model::{Edit, ModelSpec};
-use moepress_recipe::{RecipeError, StageSpec};
+use choose::{Candidates, globally};
+use moepress_model::{Edit, ModelSpec, Moe};
+use moepress_recipe::{Params, RecipeError, StageSpec};
 use moepress_stats::{Need, Needs, StatisticsError};
 
-/// Scores of the experts of a layer; the larger, the more it hurts to lose one.
+/// Scores of the experts of a layer, none below 0; the larger, the more it hurts to lose one.
 type Score = fn(&Evidence<'_>, usize) -> Result<Vec<f64>, StatisticsError>;
-const METHODS: &[(&str, Score)] = &[("reap", reap::score), ("frequency", frequency::score)];
+/// The name of a method with what it was told, and its scores.
+type Build = fn(&Params) -> Result<(&'static str, Score), RecipeError>;
+const METHODS: &[(&str, Build, &[&str])] = &[
+    ("reap", |_| Ok(("reap", reap::score)), &[]),
+    ("frequency", |_| Ok(("frequency", frequency::score)), &[]),
+    ("weighted_frequency", |_| Ok(("weighted_frequency", weighted_frequency::score)), &[]),
+    ("ean", ean::build, ean::KEYS),
+];
+
+#[derive(Clone, Copy)]
+enum Ranking {
+    PerLayer,
+    /// With the least experts that a layer keeps.
+    Global(usize),
+}
 
 struct PruneExperts {
-    method: String,
+    name: &'static str,
     score: Score,
     ratio: f64,
+    ranking: Ranking,
     params: StageSpec,
 }
 
 pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     let params = &spec.params;
-    params.only(&["method", "ratio"])?;
-    let names: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
+    let names: Vec<&str> = METHODS.iter().map(|(name, ..)| *name).collect();
     let method = params.word("method", Some("reap"), &names)?;
-    let (_, score) = METHODS.iter().find(|(name, _)| *name == method).unwrap_or(&METHODS[0]);
+    let (_, build, keys) = METHODS.iter().find(|(name, ..)| *name == method).unwrap_or(&METHODS[0]);
+    params.only(&[&["method", "ratio", "ranking", "floor"], *keys].concat())?;
+    let (name, score) = build(params)?;
+    let ranking = match params.word("ranking", Some("per_layer"), &["per_layer", "global"])?.as_str() {
+        "global" => Ranking::Global(params.usize_in("floor", Some(1), 1..)?),
+        _ if params.has("floor") => {
+            return Err(
+                params.error("floor", "is for ranking: global; per layer every layer loses its share")
+            );
+        }
+        _ => Ranking::PerLayer,
+    };
     let ratio = params.f64_in("ratio", None, 0.0..1.0)?;
-    Ok(Box::new(PruneExperts { method, score: *score, ratio, params: spec.clone() }))
+    Ok(Box::new(PruneExperts { name, score, ratio, ranking, params: spec.clone() }))
 }
 
 impl PruneExperts {
-    fn removed(&self, experts: usize) -> usize {
-        (experts as f64 * self.ratio + 1e-9).floor() as usize
+    /// Experts that go from a layer when every layer loses its share: a multiple of its groups of router rows.
+    fn removed(&self, moe: &Moe) -> usize {
+        let groups = moe.routing.group_count();
+        asked(moe.experts.len(), self.ratio) / groups * groups
     }
+
+    fn ratio_error(&self, message: String) -> StageError {
+        self.params.params.error("ratio", message).into()
+    }
+
+    fn check_each(&self, spec: &ModelSpec) -> Result<(), StageError> {
+        for (layer, moe) in spec.moe_layers() {
+            let (removed, least) = (self.removed(moe), moe.routing.least_rows());
+            let left = moe.experts.len() - removed;
+            if removed > 0 && left < least {
+                return Err(self.ratio_error(format!(
+                    "leaves {left} experts in layer {layer}, but its router {}; lower it",
+                    wants(moe)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_all(&self, spec: &ModelSpec, floor: usize) -> Result<(), StageError> {
+        let (mut all, mut may_go, mut most_groups) = (0, 0, 1);
+        for (_, moe) in spec.moe_layers() {
+            let (experts, groups) = (moe.experts.len(), moe.routing.group_count());
+            all += experts;
+            may_go += experts.saturating_sub(floor.max(moe.routing.least_rows())) / groups * groups;
+            most_groups = most_groups.max(groups);
+        }
+        let asked = asked(all, self.ratio);
+        match asked >= may_go + most_groups {
+            true => Err(self.ratio_error(format!(
+                "takes {asked} of {all} experts, but {} only {may_go} may go; lower it",
+                if self.params.params.has("floor") {
+                    format!("with a floor of {floor}, and what routers choose from,")
+                } else {
+                    "with what routers choose from".to_owned()
+                }
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// How many rounds of candidates go from every layer.
+    fn rounds(&self, spec: &ModelSpec, layers: &[Candidates]) -> Result<Vec<usize>, StageError> {
+        let kept = "may go while calibration.below_min_tokens keeps experts with too few tokens; lower it, or measure on more text";
+        let Ranking::Global(floor) = self.ranking else {
+            let each = spec.moe_layers().zip(layers).map(|((layer, moe), candidates)| {
+                let (wanted, may_go) = (self.removed(moe), candidates.rounds.len() * candidates.groups);
+                match wanted > may_go {
+                    true => Err(self.ratio_error(format!(
+                        "takes {wanted} of the {} experts of layer {layer}, but only {may_go} {kept}",
+                        candidates.experts
+                    ))),
+                    false => Ok(wanted / candidates.groups),
+                }
+            });
+            return each.collect();
+        };
+        let floors: Vec<usize> =
+            spec.moe_layers().map(|(_, moe)| floor.max(moe.routing.least_rows())).collect();
+        let all: usize = layers.iter().map(|candidates| candidates.experts).sum();
+        let asked = asked(all, self.ratio);
+        let rounds = globally(layers, &floors, asked);
+        let removed: usize = rounds.iter().zip(layers).map(|(n, candidates)| n * candidates.groups).sum();
+        let most_groups = layers.iter().map(|candidates| candidates.groups).max().unwrap_or(1);
+        match asked >= removed + most_groups {
+            true => {
+                Err(self.ratio_error(format!("takes {asked} of {all} experts, but only {removed} {kept}")))
+            }
+            false => Ok(rounds),
+        }
+    }
+
+    /// How many experts fewer go than were asked for, because groups of router rows must stay of one size.
+    fn fewer(&self, layers: &[Candidates], rounds: &[usize]) -> usize {
+        let removed: usize = rounds.iter().zip(layers).map(|(n, candidates)| n * candidates.groups).sum();
+        let experts = layers.iter().map(|candidates| candidates.experts);
+        let wanted = match self.ranking {
+            Ranking::PerLayer => experts.map(|experts| asked(experts, self.ratio)).sum(),
+            Ranking::Global(_) => asked(experts.sum(), self.ratio),
+        };
+        wanted - removed
+    }
+}
+
+/// That share of a number of experts, rounded down.
+fn asked(experts: usize, ratio: f64) -> usize {
+    // The small term keeps 0.7 · 10 from being 6.999….
+    (experts as f64 * ratio + 1e-9).floor() as usize
 }
 
 impl Stage for PruneExperts {
     fn describe(&self) -> String {
-        format!("prune_experts {}: {} of each layer", self.method, percent(self.ratio))
+        let share = percent(self.ratio);
+        match self.ranking {
+            Ranking::PerLayer => format!("prune_experts {}: {share} of each layer", self.name),
+            Ranking::Global(1) => format!("prune_experts {}: {share} ranked globally", self.name),
+            Ranking::Global(floor) => {
+                format!("prune_experts {}: {share} ranked globally, {floor} of each layer stay", self.name)
+            }
+        }
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
@@ -52,17 +186,15 @@ impl Stage for PruneExperts {
             let message = "experts can only be pruned before formats are chosen; put this stage before assign_bits and quantize";
             return Err(self.params.error(message).into());
         }
-        for (layer, moe) in spec.moe_layers() {
-            let left = moe.experts.len() - self.removed(moe.experts.len());
-            if left < moe.routing.top_k {
-                let k = moe.routing.top_k;
-                let message = format!(
-                    "leaves {left} experts in layer {layer}, but its router chooses {k} per token; lower it"
-                );
-                return Err(self.params.params.error("ratio", message).into());
-            }
+        let merged = |moe: &Moe| moe.routing.groups.is_some() && moe.router.len() != moe.experts.len();
+        if spec.moe_layers().any(|(_, moe)| merged(moe)) {
+            let message = "merged experts lie in several groups of the router, which must stay of one size; put this stage before merge_experts";
+            return Err(self.params.error(message).into());
         }
-        Ok(())
+        match self.ranking {
+            Ranking::PerLayer => self.check_each(spec),
+            Ranking::Global(floor) => self.check_all(spec, floor),
+        }
     }
 
     fn needs(&self) -> Needs {
@@ -70,48 +202,50 @@ impl Stage for PruneExperts {
     }
 
     fn decide(&self, evidence: &Evidence<'_>) -> Result<Decision, StageError> {
-        let mut decision = Decision::default();
+        let mut layers = Vec::new();
         for (layer, moe) in evidence.spec.moe_layers() {
-            let scores = (self.score)(evidence, layer)?;
-            let mut order: Vec<usize> = (0..moe.experts.len()).collect();
-            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-            let mut experts = order[..moe.experts.len() - self.removed(moe.experts.len())].to_vec();
-            if experts.len() < moe.experts.len() {
-                experts.sort_unstable();
+            let (standings, scores) = (evidence.standings(layer)?, (self.score)(evidence, layer)?);
+            layers.push(Candidates::of(moe, &standings, &scores));
+        }
+        let rounds = self.rounds(evidence.spec, &layers)?;
+        let mut decision = Decision::default();
+        let fewer = self.fewer(&layers, &rounds);
+        if fewer > 0 {
+            let fewer = match fewer {
+                1 => "1 expert fewer was".to_owned(),
+                _ => format!("{fewer} experts fewer were"),
+            };
+            let why = "the groups of a router must stay of one size";
+            decision.notes.push(format!("{fewer} removed than asked for: {why}"));
+        }
+        for (((layer, _), candidates), rounds) in evidence.spec.moe_layers().zip(layers).zip(rounds) {
+            let going = candidates.rounds.into_iter().take(rounds);
+            let gone: Vec<usize> = going.flat_map(|round| round.experts).collect();
+            if !gone.is_empty() {
+                let experts = (0..candidates.experts).filter(|expert| !gone.contains(expert)).collect();
                 decision.edits.push(Edit::KeepExperts { layer, experts });
             }
         }
         if !decision.edits.is_empty() {
-            decision.notes.extend(evidence.unreached("score 0, so they go first")?);
+            decision.notes.extend(evidence.coverage_notes("were the first to go", "were kept")?);
         }
         Ok(decision)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use crate::toy::{decide, toy};
-    use moepress_model::Edit;
-    use moepress_stats::{Of, Quantity, Statistics};
-
-    fn stats() -> Statistics {
-        let mut stats = Statistics::default();
-        for layer in 0..2 {
-            stats.add(Of::Layer(layer), Quantity::Tokens, vec![2.0, 9.0, 0.0, 4.0]).unwrap();
-            stats.add(Of::Layer(layer), Quantity::GateNormSum, vec![16.4214, 9.0, 0.0, 4.0]).unwrap();
-        }
-        stats
-    }
-
-    #[test]
-    fn the_lowest_scores_go_and_ties_stay_in_order() {
-        // REAP means 8.21, 1, 0 (unreached), 1.
-        let reap = decide("prune_experts: {method: reap, ratio: 0.5}", &stats());
-        assert_eq!(reap.edits[0], Edit::KeepExperts { layer: 0, experts: vec![0, 1] });
-        assert!(reap.notes[0].contains("2 experts were reached by no calibration token"));
-        let frequency = decide("prune_experts: {method: frequency, ratio: 0.5}", &stats());
-        assert_eq!(frequency.edits[1], Edit::KeepExperts { layer: 1, experts: vec![1, 3] });
-        assert!(decide("prune_experts: {ratio: 0.2}", &stats()).edits.is_empty());
-        assert!(toy().after(&reap.edits).is_ok());
+/// What a router needs of its rows, in words.
+fn wants(moe: &Moe) -> String {
+    let k = moe.routing.top_k;
+    match moe.routing.groups {
+        None => format!("chooses {k} per token"),
+        Some(groups) => format!(
+            "chooses {k} per token from {} of {} equal groups, which needs {} experts at least",
+            groups.kept,
+            groups.count,
+            moe.routing.least_rows()
+        ),
     }
 }
+
+#[cfg(test)]
+mod tests;
