@@ -55,12 +55,12 @@ impl RoutingProbe {
     /// Tokens that each pair of experts shares.
     fn pairs(&self) -> Vec<f64> {
         let experts = self.chosen.len();
-        let mut of_token: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        let mut of_token: Vec<Vec<usize>> = vec![Vec::new(); self.logits.dims()[0]];
         for (expert, tokens) in self.chosen.iter().enumerate() {
-            tokens.iter().for_each(|&token| of_token.entry(token).or_default().push(expert));
+            tokens.iter().for_each(|&token| of_token[token as usize].push(expert));
         }
         let mut pairs = vec![0.0; experts * experts];
-        for chosen in of_token.values() {
+        for chosen in &of_token {
             for &a in chosen {
                 chosen.iter().for_each(|&b| pairs[a * experts + b] += 1.0);
             }
