@@ -69,26 +69,26 @@ pub fn family(config: Config<'_>) -> Result<&'static Family, ConfigError> {
 
 /// What the configuration is most like: by its keys, then by the spelling of its name.
 fn nearest(config: Config<'_>, word: &str) -> String {
-    let present = |family: &Family| family.keys.iter().filter(|key| config.get(key).is_some()).count();
+    let keys = |family: &Family| -> (Vec<&str>, Vec<&str>) {
+        family.keys.iter().copied().partition(|key| config.get(key).is_some())
+    };
     let likeness = |family: &Family| {
-        let share = present(family) as f64 / family.keys.len() as f64;
+        let share = keys(family).0.len() as f64 / family.keys.len() as f64;
         share + strsim::jaro(word, family.model_type)
     };
     let best = FAMILIES.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    let Some(family) =
-        best.filter(|family| present(family) > 0 || strsim::jaro(word, family.model_type) > 0.8)
-    else {
+    let near = |family: &&Family| !keys(family).0.is_empty() || strsim::jaro(word, family.model_type) > 0.8;
+    let Some(family) = best.filter(near) else {
         return "; it has none of the keys of a Mixture-of-Experts model".into();
     };
-    let missing: Vec<&str> = family.keys.iter().copied().filter(|key| config.get(key).is_none()).collect();
-    let missing = match missing.as_slice() {
-        [] => "none of its keys are missing".to_owned(),
-        keys => format!("missing of its keys: {}", keys.join(", ")),
+    let (found, missing) = keys(family);
+    let (found, missing) = (found.join(", "), missing.join(", "));
+    let why = match (found.as_str(), missing.as_str()) {
+        ("", missing) => format!("none of its keys is here: {missing}"),
+        (found, "") => {
+            format!("all of its keys are here: {found}; if the model computes the same, call it that")
+        }
+        (found, missing) => format!("keys that are here: {found}; missing: {missing}"),
     };
-    let recognised: Vec<&str> = family.keys.iter().copied().filter(|key| config.get(key).is_some()).collect();
-    let recognised = match recognised.as_slice() {
-        [] => "no key was recognised".to_owned(),
-        keys => format!("recognised: {}", keys.join(", ")),
-    };
-    format!("; the nearest is `{}` ({recognised}; {missing})", family.model_type)
+    format!("; the nearest is `{}` ({why})", family.model_type)
 }
