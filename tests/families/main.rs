@@ -9,4 +9,5 @@ mod golden;
 mod inspect;
 mod logits;
 mod runs;
+mod tokenizer;
 mod unknown;

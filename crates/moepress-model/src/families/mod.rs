@@ -62,7 +62,7 @@ pub fn family(config: Config<'_>) -> Result<&'static Family, ConfigError> {
     let known = known.join(", ");
     let found = match word {
         Some(word) => format!("`{}` is not supported (known: {known})", word.escape_debug()),
-        None => format!("is missing, so the family of the model is not known (known: {known})"),
+        None => format!("is missing (known: {known})"),
     };
     Err(ConfigError::new("model_type", format!("{found}{}", nearest(config, word.unwrap_or_default()))))
 }
@@ -83,12 +83,10 @@ fn nearest(config: Config<'_>, word: &str) -> String {
     };
     let (found, missing) = keys(family);
     let (found, missing) = (found.join(", "), missing.join(", "));
-    let why = match (found.as_str(), missing.as_str()) {
-        ("", missing) => format!("none of its keys is here: {missing}"),
-        (found, "") => {
-            format!("all of its keys are here: {found}; if the model computes the same, call it that")
-        }
-        (found, missing) => format!("keys that are here: {found}; missing: {missing}"),
+    let keys = match (found.as_str(), missing.as_str()) {
+        ("", missing) => format!("keys missing: {missing}"),
+        (found, "") => format!("keys found: {found}; none missing"),
+        (found, missing) => format!("keys found: {found}; missing: {missing}"),
     };
-    format!("; the nearest is `{}` ({why})", family.model_type)
+    format!("; nearest: `{}` ({keys})", family.model_type)
 }
