@@ -113,6 +113,16 @@ pub enum RopeScaling {
     },
 }
 
+impl RopeScaling {
+    /// Whether the first `before` tokens of a sequence turn otherwise once it has `after`.
+    pub const fn changes(&self, before: usize, after: usize) -> bool {
+        match self {
+            Self::Long { original_context, .. } => before <= *original_context && after > *original_context,
+            Self::None | Self::Yarn { .. } => false,
+        }
+    }
+}
+
 impl Attention {
     /// Channels of a head that positions do not rotate.
     pub const fn plain_dims(&self) -> usize {

@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use moepress_model::{Attention, Pairs, Rope, RopeScaling};
 use std::f64::consts::TAU;
+use std::ops::Range;
 
 /// Cosines and sines of consecutive positions, each `[1, 1, tokens, dims]` (halves repeated).
 pub struct Rotary {
@@ -16,15 +17,22 @@ pub struct Rotary {
 impl Rotary {
     /// Tables for `tokens` positions from `start`, in a sequence that ends there.
     pub fn new(attention: &Attention, start: usize, tokens: usize, device: &Device) -> Self {
+        Self::part(attention, start..start + tokens, start + tokens, device)
+    }
+
+    /// Tables for these positions in a sequence of `length` tokens.
+    pub fn part(attention: &Attention, positions: Range<usize>, length: usize, device: &Device) -> Self {
         let rope = &attention.rope;
+        let tokens = positions.len();
         let frequencies = frequencies(rope);
-        let amplitude = amplitude(&rope.scaling, start + tokens);
+        let amplitude = amplitude(&rope.scaling, length);
         let half = frequencies.len();
         let table = |f: fn(f64) -> f64| {
             let value = |position: usize, channel: usize| {
                 (amplitude * f(position as f64 * frequencies[channel % half])) as f32
             };
-            let values: Vec<f32> = (start..start + tokens)
+            let values: Vec<f32> = positions
+                .clone()
                 .flat_map(|position| (0..2 * half).map(move |channel| (position, channel)))
                 .map(|(position, channel)| value(position, channel))
                 .collect();

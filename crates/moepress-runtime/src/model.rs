@@ -4,6 +4,7 @@ use crate::{RuntimeError, packed};
 use moepress_checkpoint::Source;
 use moepress_model::ModelSpec;
 use moepress_nn::{Block, Builder, Device, Ends, Ignore, KeyValues, MakeLinear, Rotary, Tensor};
+use std::ops::Range;
 
 /// A model whose weights are in memory, in the formats they are stored in. Shared freely by threads; every
 /// pass runs on the calling one.
@@ -45,7 +46,7 @@ impl Model {
         if batch == 0 || !ids.len().is_multiple_of(batch) {
             return Err(RuntimeError::Batch { tokens: ids.len(), batch });
         }
-        self.forward(ids, batch, 0, None)
+        self.forward(ids, batch, 0..ids.len() / batch, None)
     }
 
     /// Logits `[n, vocab]` of hidden states `[n, hidden]`. Take as many rows at a time as memory allows:
@@ -54,12 +55,13 @@ impl Model {
         self.ends.logits(hidden)
     }
 
-    /// As [`Self::hidden`], from position `start`, with one cache per layer that holds what came before.
+    /// As [`Self::hidden`], of the first tokens of the run `place` in their sequences, whose end is that of the
+    /// sequences; with one cache per layer that holds what came before.
     pub(crate) fn forward(
         &self,
         ids: &[u32],
         batch: usize,
-        start: usize,
+        place: Range<usize>,
         caches: Option<&mut [KeyValues]>,
     ) -> Result<Tensor<2>, RuntimeError> {
         if ids.is_empty() {
@@ -70,8 +72,9 @@ impl Model {
             return Err(RuntimeError::Token { id, vocab });
         }
         let tokens = ids.len() / batch;
-        self.check_length(start + tokens)?;
-        let rotary = Rotary::new(&self.spec.attention, start, tokens, &self.device);
+        self.check_length(place.end)?;
+        let positions = place.start..place.start + tokens;
+        let rotary = Rotary::part(&self.spec.attention, positions, place.end, &self.device);
         let mut caches = caches.map(<[KeyValues]>::iter_mut);
         let embedded = self.ends.embed(ids, &self.device);
         Ok(self.blocks.iter().fold(embedded, |x, block| {

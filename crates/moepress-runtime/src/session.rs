@@ -11,31 +11,39 @@ const PREFILL: usize = 256;
 pub struct Session<'a> {
     model: &'a Model,
     caches: Vec<KeyValues>,
-    seen: usize,
+    ids: Vec<u32>,
 }
 
 impl<'a> Session<'a> {
     /// An empty sequence.
     pub fn new(model: &'a Model) -> Self {
-        Self { model, caches: vec![KeyValues::default(); model.spec().layers.len()], seen: 0 }
+        Self { model, caches: empty(model), ids: vec![] }
     }
 
     /// Tokens seen so far.
     pub fn seen(&self) -> usize {
-        self.seen
+        self.ids.len()
     }
 
-    /// Appends tokens; returns the logits `[vocab]` after the last.
+    /// Appends tokens; returns the logits `[vocab]` after the last. Where they make the sequence so long that its
+    /// positions turn otherwise (LongRoPE), all of it runs again.
     ///
     /// # Errors
     /// No tokens, one outside the vocabulary, more than the context holds, or logits that are not finite.
     /// After an error the session is not to be continued.
     pub fn prefill(&mut self, ids: &[u32]) -> Result<Vec<f32>, RuntimeError> {
-        self.model.check_length(self.seen + ids.len())?;
+        let length = self.seen() + ids.len();
+        self.model.check_length(length)?;
+        let mut start = self.seen();
+        if self.model.spec().attention.rope.scaling.changes(start, length) {
+            start = 0;
+            self.caches = empty(self.model);
+        }
+        self.ids.extend_from_slice(ids);
         let mut last = None;
-        for ids in ids.chunks(PREFILL) {
-            last = Some(self.model.forward(ids, 1, self.seen, Some(&mut self.caches))?);
-            self.seen += ids.len();
+        for ids in self.ids[start..].chunks(PREFILL) {
+            last = Some(self.model.forward(ids, 1, start..length, Some(&mut self.caches))?);
+            start += ids.len();
         }
         let hidden = last.ok_or(RuntimeError::Empty)?;
         let [tokens, width] = hidden.dims();
@@ -50,6 +58,10 @@ impl<'a> Session<'a> {
     pub fn step(&mut self, id: u32) -> Result<Vec<f32>, RuntimeError> {
         self.prefill(&[id])
     }
+}
+
+fn empty(model: &Model) -> Vec<KeyValues> {
+    vec![KeyValues::default(); model.spec().layers.len()]
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! `moepress inspect`: what a checkpoint is.
 
+mod text;
+mod words;
+
 use super::{Context, Ending};
 use crate::failure::Failure;
 use crate::output;
 use moepress_checkpoint::{Checkpoint, Source};
-use moepress_model::{Class, ModelSpec};
+use moepress_model::{Activation, Attention, Mlp, ModelSpec, Norm, Routing, Scales, Shared};
 use moepress_pipeline::Sizes;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -47,6 +50,16 @@ struct FormatUse {
     bytes: u64,
 }
 
+/// What layers with experts have in common, and which those are.
+#[derive(Serialize)]
+struct Mixture<'a> {
+    layers: Vec<usize>,
+    routing: &'a Routing,
+    activation: Activation,
+    expert_biases: bool,
+    shared_expert: Option<Shared>,
+}
+
 #[derive(Serialize)]
 struct Compact<'a> {
     format_version: u64,
@@ -71,13 +84,23 @@ struct Document<'a> {
     experts_per_token: Option<Range>,
     expert_width: Option<Range>,
     experts_by_layer: Vec<usize>,
+    mixtures: Vec<Mixture<'a>>,
+    /// Of MLPs in layers without experts.
+    dense_width: Option<Range>,
     hidden: usize,
     vocabulary: usize,
     context: usize,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    attention: &'a Attention,
+    /// The last tokens that a token of each layer attends to; null where all.
+    window_by_layer: Vec<Option<usize>>,
+    norm: Norm,
+    scales: Scales,
     tied_embeddings: bool,
+    head_bias: bool,
+    end_tokens: &'a [u32],
     size: Sizes,
     formats: BTreeMap<String, FormatUse>,
     compact: Option<Compact<'a>>,
@@ -95,7 +118,7 @@ impl Args {
         let document = self.document(&checkpoint);
         match self.json {
             true => output::json(&document)?,
-            false => output::result(&text(&document))?,
+            false => output::result(&text::text(&document))?,
         }
         Ok(Ending::Done)
     }
@@ -116,13 +139,24 @@ impl Args {
             experts_per_token: range(moes().map(|moe| moe.routing.top_k)),
             expert_width: range(moes().flat_map(|moe| &moe.experts).map(|expert| expert.width())),
             experts_by_layer: (0..spec.layers.len()).map(experts).collect(),
+            mixtures: mixtures(spec),
+            dense_width: range(spec.layers.iter().filter_map(|layer| match layer.mlp {
+                Mlp::Dense { width, .. } => Some(width),
+                Mlp::Moe(_) => None,
+            })),
             hidden: spec.hidden,
             vocabulary: spec.vocab,
             context: spec.context,
             heads: spec.attention.heads,
             kv_heads: spec.attention.kv_heads,
             head_dim: spec.attention.head_dim,
+            attention: &spec.attention,
+            window_by_layer: spec.layers.iter().map(|layer| layer.window).collect(),
+            norm: spec.norm,
+            scales: spec.scales,
             tied_embeddings: spec.tied_embeddings,
+            head_bias: spec.head_bias,
+            end_tokens: &spec.end_tokens,
             size: Sizes::of(spec),
             formats: formats(spec),
             compact: checkpoint.manifest().map(|manifest| Compact {
@@ -134,6 +168,29 @@ impl Args {
             }),
         }
     }
+}
+
+/// The kinds of mixtures, in the order of their first layers.
+fn mixtures(spec: &ModelSpec) -> Vec<Mixture<'_>> {
+    let mut kinds: Vec<Mixture<'_>> = vec![];
+    for (layer, moe) in spec.moe_layers() {
+        let same = |kind: &&mut Mixture<'_>| {
+            *kind.routing == moe.routing
+                && kind.activation == moe.activation
+                && (kind.expert_biases, kind.shared_expert) == (moe.biases, moe.shared)
+        };
+        match kinds.iter_mut().find(same) {
+            Some(kind) => kind.layers.push(layer),
+            None => kinds.push(Mixture {
+                layers: vec![layer],
+                routing: &moe.routing,
+                activation: moe.activation,
+                expert_biases: moe.biases,
+                shared_expert: moe.shared,
+            }),
+        }
+    }
+    kinds
 }
 
 fn range(values: impl Iterator<Item = usize>) -> Option<Range> {
@@ -152,93 +209,11 @@ fn formats(spec: &ModelSpec) -> BTreeMap<String, FormatUse> {
         used.weights += spec.shape(tensor).map_or(0, |shape| shape.iter().product::<usize>() as u64);
         used.bytes += spec.stored_bytes(tensor);
     }
+    for carried in spec.carried.values() {
+        let used = formats.entry(format!("{}, carried", carried.dtype.to_lowercase())).or_default();
+        used.tensors += 1;
+        used.weights += carried.shape.iter().product::<usize>() as u64;
+        used.bytes += carried.bytes;
+    }
     formats
-}
-
-impl std::fmt::Display for Range {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.least == self.most {
-            true => write!(f, "{}", self.least),
-            false => write!(f, "{}–{}", self.least, self.most),
-        }
-    }
-}
-
-fn text(model: &Document<'_>) -> String {
-    let mut facts = vec![
-        format!("path        {}", model.path),
-        match &model.compact {
-            None => format!("family      {}, plain checkpoint", model.family),
-            Some(c) => format!(
-                "family      {}, compact checkpoint, format version {}, written by {}",
-                model.family, c.format_version, c.written_by
-            ),
-        },
-        format!("layers      {}, {} of them with experts", model.layers, model.moe_layers),
-    ];
-    if let (Some(experts), Some(rows), Some(top), Some(width)) =
-        (model.experts, model.router_rows, model.experts_per_token, model.expert_width)
-    {
-        let rows = if (rows.least, rows.most) == (experts.least, experts.most) {
-            String::new()
-        } else {
-            format!(" behind {rows} router rows")
-        };
-        facts.push(format!("experts     {experts} per layer{rows}, {top} per token, {width} channels wide"));
-    }
-    facts.push(format!(
-        "widths      hidden {}, vocabulary {}{}, context {}",
-        model.hidden,
-        model.vocabulary,
-        if model.tied_embeddings { " (head tied)" } else { "" },
-        model.context
-    ));
-    facts.push(format!(
-        "attention   {} query heads, {} key/value heads, {} channels each",
-        model.heads, model.kv_heads, model.head_dim
-    ));
-    facts.extend(model.notes.iter().map(|note| format!("note        {note}")));
-    let size = |head: &str, weights: u64, bytes: u64| {
-        let bpw = 8.0 * bytes as f64 / weights.max(1) as f64;
-        vec![
-            head.to_owned(),
-            weights.to_string(),
-            bytes.to_string(),
-            output::bytes(bytes),
-            format!("{bpw:.3}"),
-        ]
-    };
-    let heads = |first: &str| [first, "weights", "bytes", "", "bpw"].map(str::to_owned).to_vec();
-    let mut classes = vec![heads("class")];
-    for class in Class::ALL.map(Class::name) {
-        if let Some(found) = model.size.classes.get(class) {
-            classes.push(size(class, found.weights, found.bytes));
-        }
-    }
-    classes.push(size("total", model.size.total.weights, model.size.total.bytes));
-    let mut formats = vec![heads("format")];
-    formats[0].insert(1, "tensors".to_owned());
-    for (name, used) in &model.formats {
-        let mut row = size(name, used.weights, used.bytes);
-        row.insert(1, used.tensors.to_string());
-        formats.push(row);
-    }
-    let mut text =
-        format!("{}\n\n{}\n{}", facts.join("\n"), output::table(&classes), output::table(&formats));
-    if let Some(compact) = &model.compact {
-        text += &inputs(compact);
-    }
-    text
-}
-
-fn inputs(compact: &Compact<'_>) -> String {
-    let mut text = "\nmade from (SHA-256)\n".to_owned();
-    for (kind, files) in compact.inputs {
-        let rows = files.iter().map(|(name, digest)| vec![format!("  {kind} {name}"), digest.clone()]);
-        text += &output::table(&rows.collect::<Vec<_>>());
-    }
-    if compact.verified {
-        text += &format!("\nverified: all {} files match their digests\n", compact.files);
-    }
-    text
 }

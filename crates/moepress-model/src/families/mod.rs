@@ -62,33 +62,31 @@ pub fn family(config: Config<'_>) -> Result<&'static Family, ConfigError> {
     let known = known.join(", ");
     let found = match word {
         Some(word) => format!("`{}` is not supported (known: {known})", word.escape_debug()),
-        None => format!("is missing, so the family of the model is not known (known: {known})"),
+        None => format!("is missing (known: {known})"),
     };
     Err(ConfigError::new("model_type", format!("{found}{}", nearest(config, word.unwrap_or_default()))))
 }
 
 /// What the configuration is most like: by its keys, then by the spelling of its name.
 fn nearest(config: Config<'_>, word: &str) -> String {
-    let present = |family: &Family| family.keys.iter().filter(|key| config.get(key).is_some()).count();
+    let keys = |family: &Family| -> (Vec<&str>, Vec<&str>) {
+        family.keys.iter().copied().partition(|key| config.get(key).is_some())
+    };
     let likeness = |family: &Family| {
-        let share = present(family) as f64 / family.keys.len() as f64;
+        let share = keys(family).0.len() as f64 / family.keys.len() as f64;
         share + strsim::jaro(word, family.model_type)
     };
     let best = FAMILIES.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    let Some(family) =
-        best.filter(|family| present(family) > 0 || strsim::jaro(word, family.model_type) > 0.8)
-    else {
+    let near = |family: &&Family| !keys(family).0.is_empty() || strsim::jaro(word, family.model_type) > 0.8;
+    let Some(family) = best.filter(near) else {
         return "; it has none of the keys of a Mixture-of-Experts model".into();
     };
-    let missing: Vec<&str> = family.keys.iter().copied().filter(|key| config.get(key).is_none()).collect();
-    let missing = match missing.as_slice() {
-        [] => "none of its keys are missing".to_owned(),
-        keys => format!("missing of its keys: {}", keys.join(", ")),
+    let (found, missing) = keys(family);
+    let (found, missing) = (found.join(", "), missing.join(", "));
+    let keys = match (found.as_str(), missing.as_str()) {
+        ("", missing) => format!("keys missing: {missing}"),
+        (found, "") => format!("keys found: {found}; none missing"),
+        (found, missing) => format!("keys found: {found}; missing: {missing}"),
     };
-    let recognised: Vec<&str> = family.keys.iter().copied().filter(|key| config.get(key).is_some()).collect();
-    let recognised = match recognised.as_slice() {
-        [] => "no key was recognised".to_owned(),
-        keys => format!("recognised: {}", keys.join(", ")),
-    };
-    format!("; the nearest is `{}` ({recognised}; {missing})", family.model_type)
+    format!("; nearest: `{}` ({keys})", family.model_type)
 }
