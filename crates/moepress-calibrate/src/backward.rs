@@ -124,7 +124,7 @@ impl Sweep<'_> {
         stats: &mut Statistics,
     ) -> Result<Vec<f32>, CalibrateError> {
         let leaf = x.autodiff().require_grad();
-        let mut probe = GradientProbe::new(layer, self.needs);
+        let mut probe = GradientProbe::new(layer, &self.needs);
         let attended = block.attend(leaf.clone(), chunk.batch, &self.rotary, None, &mut probe);
         let input = block.mlp_input(attended.clone());
         let mlp_out = out.clone().mul_scalar(block.residual);
@@ -183,7 +183,7 @@ impl Sweep<'_> {
             let x = select_rows(input, chosen).autodiff().require_grad();
             let gate: Vec<f32> = chosen.iter().map(|&t| gates[t as usize * count + index]).collect();
             let gate = from_rows(gate, [chosen.len(), 1], &self.device).autodiff().require_grad();
-            let mut probe = GradientProbe::new(layer, self.needs);
+            let mut probe = GradientProbe::new(layer, &self.needs);
             let y = expert.forward(index, x.clone(), &mut probe);
             let mut gradients = (y * gate.clone() * select_rows(out, chosen)).sum().backward();
             // None for an expert without atoms, whose output does not depend on its input.

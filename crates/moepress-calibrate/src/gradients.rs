@@ -84,7 +84,7 @@ impl Watch for GradientProbe<'_> {
 }
 
 /// Where the input of a map was seen: maps that share one see it once.
-fn fed_by(part: Part) -> Part {
+pub fn fed_by(part: Part) -> Part {
     match part {
         Part::Attention(Map::Key | Map::Value | Map::QueryDown | Map::LatentDown) => {
             Part::Attention(Map::Query)

@@ -2,8 +2,10 @@
 
 use crate::CalibrateError;
 use moepress_checkpoint::{Share, Source};
-use moepress_model::LayerWeights;
-use moepress_nn::{Block, Builder, Device, Expert, dense};
+use moepress_model::{LayerWeights, ModelSpec};
+use moepress_nn::{Block, BlockError, Builder, Device, Expert, dense};
+use moepress_quant::Stored;
+use std::sync::Arc;
 
 /// One layer of a source.
 pub(crate) struct Layer<'a> {
@@ -64,10 +66,21 @@ impl<'a> Layer<'a> {
     fn build<T>(
         &self,
         weights: LayerWeights,
-        build: impl FnOnce(&mut Builder<'_>) -> Result<T, moepress_nn::BlockError>,
+        take: impl FnOnce(&mut Builder<'_>) -> Result<T, BlockError>,
     ) -> Result<T, CalibrateError> {
-        let linear = |stored: std::sync::Arc<moepress_quant::Stored>| dense(&stored, self.device);
-        let mut builder = Builder::new(self.source.spec(), self.index, weights, &linear, self.device);
-        Ok(build(&mut builder)?)
+        build(self.source.spec(), self.index, weights, self.device, take)
     }
+}
+
+/// What `take` makes of these weights of a layer.
+pub(crate) fn build<T>(
+    spec: &ModelSpec,
+    layer: usize,
+    weights: LayerWeights,
+    device: &Device,
+    take: impl FnOnce(&mut Builder<'_>) -> Result<T, BlockError>,
+) -> Result<T, CalibrateError> {
+    let linear = |stored: Arc<Stored>| dense(&stored, device);
+    let mut builder = Builder::new(spec, layer, weights, &linear, device);
+    Ok(take(&mut builder)?)
 }

@@ -5,6 +5,10 @@ use crate::loss::rows_at_once;
 use moepress_model::{ModelSpec, Moe, Part, Tensor};
 use moepress_stats::{Need, Needs};
 
+mod writing;
+
+pub use writing::Writing;
+
 /// The program itself, what it has read of the recipe and the tokenizer, and what the allocator keeps.
 const PROGRAM: u64 = 80 << 20;
 

@@ -5,7 +5,7 @@ use crate::chunk::Chunk;
 use crate::layer::Layer;
 use crate::layout::{Layout, Work};
 use moepress_checkpoint::{CheckpointError, Progress, Source};
-use moepress_model::Tensor as Name;
+use moepress_model::{ModelSpec, Tensor as Name};
 use moepress_nn::{BlockError, Device, Ends, Rotary, Tensor, dense, from_rows, to_rows};
 use moepress_stats::{Need, Needs, Of, Quantity, Statistics, StatisticsError};
 use rayon::prelude::*;
@@ -59,13 +59,13 @@ impl Means {
 
 /// What stays the same during a sweep.
 pub(crate) struct Sweep<'a> {
-    pub needs: &'a Needs,
+    pub needs: Needs,
     pub hidden: usize,
     pub device: Device,
     pub rotary: Rotary,
-    chunks: Vec<Chunk>,
-    progress: &'a dyn Progress,
-    /// Chunk passes done, and in all.
+    pub chunks: Vec<Chunk>,
+    pub progress: &'a dyn Progress,
+    /// Chunk passes done, and in all; none in all where the caller has another measure of progress.
     steps: (AtomicU64, u64),
 }
 
@@ -101,19 +101,8 @@ pub fn sweep_as(
     layout: &Layout,
     progress: &dyn Progress,
 ) -> Result<Statistics, CalibrateError> {
-    let spec = source.spec();
-    let window = windows.first().map_or(0, Vec::len);
-    let chunks = Chunk::cut(windows);
-    let passes = layout.passes(spec, needs);
-    let run = Sweep {
-        needs,
-        hidden: spec.hidden,
-        device: means.device.clone(),
-        rotary: Rotary::new(&spec.attention, 0, window, &means.device),
-        steps: (AtomicU64::new(0), passes * chunks.len() as u64),
-        chunks,
-        progress,
-    };
+    let passes = layout.passes(source.spec(), needs);
+    let run = Sweep::new(source.spec(), windows, needs.clone(), &means.device, passes, progress);
     let mut acts = Activations::new(means.spool.clone().filter(|_| layout.spooled))?;
     let result = run.walk(source, layout, &mut acts);
     // What the sweep itself ran into is the better story.
@@ -124,7 +113,29 @@ pub fn sweep_as(
     Ok(stats)
 }
 
-impl Sweep<'_> {
+impl<'a> Sweep<'a> {
+    /// A sweep that takes this many passes over all chunks.
+    pub fn new(
+        spec: &ModelSpec,
+        windows: &[Vec<u32>],
+        needs: Needs,
+        device: &Device,
+        passes: u64,
+        progress: &'a dyn Progress,
+    ) -> Self {
+        let window = windows.first().map_or(0, Vec::len);
+        let chunks = Chunk::cut(windows);
+        Self {
+            needs,
+            hidden: spec.hidden,
+            device: device.clone(),
+            rotary: Rotary::new(&spec.attention, 0, window, device),
+            steps: (AtomicU64::new(0), passes * chunks.len() as u64),
+            chunks,
+            progress,
+        }
+    }
+
     fn walk(
         &self,
         source: &dyn Source,
@@ -135,11 +146,7 @@ impl Sweep<'_> {
         let mut stats = Statistics::default();
         let tokens: usize = self.chunks.iter().map(Chunk::tokens).sum();
         stats.add(Of::Model, Quantity::Tokens, vec![tokens as f64])?;
-        let ends = self.ends(source)?;
-        self.pass(acts, &mut stats, &[Slot::Boundary(0)], |_, _, chunk| {
-            Ok((vec![to_rows(ends.embed(&chunk.ids, &self.device))], Statistics::default()))
-        })?;
-        drop(ends);
+        self.embed(source, acts)?;
         let last = spec.layers.len();
         for layer in 0..last {
             let mut layer = Layer::new(source, layer, &self.device, layout.experts);
@@ -170,6 +177,14 @@ impl Sweep<'_> {
         Ok(stats)
     }
 
+    /// The hidden states before the first layer.
+    pub fn embed(&self, source: &dyn Source, acts: &mut Activations) -> Result<(), CalibrateError> {
+        let ends = self.ends(source)?;
+        self.pass(acts, &mut Statistics::default(), &[Slot::Boundary(0)], |_, _, chunk| {
+            Ok((vec![to_rows(ends.embed(&chunk.ids, &self.device))], Statistics::default()))
+        })
+    }
+
     /// Runs `work` on every chunk in parallel; adds its sums and keeps what it returns for `slots` in the order of
     /// the chunks, so that neither depends on the number of threads.
     pub(crate) fn pass(
@@ -197,7 +212,9 @@ impl Sweep<'_> {
             }
             let (done, all) = (&self.steps.0, self.steps.1);
             let here = group.len() as u64;
-            self.progress.step("calibrate", done.fetch_add(here, Ordering::Relaxed) + here, all);
+            if all > 0 {
+                self.progress.step("calibrate", done.fetch_add(here, Ordering::Relaxed) + here, all);
+            }
         }
         slots.iter().try_for_each(|&slot| acts.finish(slot))
     }

@@ -78,11 +78,18 @@ pub struct Group {
 }
 
 /// How the codes of a quantized tensor are found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Solver {
     /// Every weight to the nearest level.
     Nearest,
+    /// GPTQ, arXiv 2210.17323, on the inputs that reach the matrix through the layers as rounded before it.
+    Gptq {
+        /// What is added to the diagonal of the gram of the inputs, relative to its mean.
+        damp: f64,
+        /// Whether columns with stronger inputs are rounded first.
+        act_order: bool,
+    },
 }
 
 /// An edit that does not fit the model it is applied to.
@@ -105,6 +112,19 @@ impl Edit {
             Self::Assign { tensor, .. } | Self::Encode { tensor, .. } => tensor.layer(),
             Self::DropCarried => None,
         }
+    }
+
+    /// Whether it can be carried out only when the inputs of its matrix are known. Embedding and head do not wait:
+    /// they are rounded to nearest.
+    pub fn awaits_inputs(&self) -> bool {
+        matches!(
+            self,
+            Self::Encode {
+                tensor: Tensor::Layer(..),
+                format: Format::Grouped(_),
+                solver: Solver::Gptq { .. }
+            }
+        )
     }
 
     /// Whether routing is different afterwards, so that statistics measured before are stale.

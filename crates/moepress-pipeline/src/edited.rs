@@ -29,6 +29,16 @@ impl<'a> Edited<'a> {
         Ok(())
     }
 
+    /// The same model with the matrices left plain that can be rounded only when their inputs are known.
+    ///
+    /// # Errors
+    /// Never in practice: edits that fit with these fit without.
+    pub fn unrounded(&self) -> Result<Self, EditError> {
+        let mut unrounded = Self::new(self.source);
+        unrounded.push(self.edits.iter().filter(|edit| !edit.awaits_inputs()).cloned().collect())?;
+        Ok(unrounded)
+    }
+
     /// All edits so far.
     pub fn edits(&self) -> &[Edit] {
         &self.edits

@@ -6,7 +6,7 @@ use moepress_eval::EvalError;
 use moepress_model::EditError;
 use moepress_recipe::RecipeError;
 use moepress_runtime::RuntimeError;
-use moepress_stages::StageError;
+use moepress_stages::{ApplyError, StageError};
 use moepress_stats::StatisticsError;
 use moepress_text::TextError;
 
@@ -34,6 +34,9 @@ pub enum PipelineError {
     /// A decision does not fit the model it was taken for.
     #[error("a stage decided what the model does not allow: {0}")]
     Edit(#[from] EditError),
+    /// Weights do not allow what was decided for them.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
     /// The result cannot be loaded.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -85,7 +88,9 @@ impl PipelineError {
             Self::Calibrate(CalibrateError::Cancelled) | Self::Cancelled => return None,
             Self::Calibrate(CalibrateError::Checkpoint(e)) => e.kind(),
             Self::Calibrate(CalibrateError::Block(_) | CalibrateError::NoGradient(_)) => ErrorKind::Io,
-            Self::Calibrate(CalibrateError::Statistics(_)) | Self::Statistics(_) => ErrorKind::BadInput,
+            Self::Calibrate(CalibrateError::Statistics(_)) | Self::Statistics(_) | Self::Apply(_) => {
+                ErrorKind::BadInput
+            }
             Self::Memory { .. } | Self::Limit { .. } | Self::Calibrate(CalibrateError::Memory { .. }) => {
                 ErrorKind::NoSpace
             }

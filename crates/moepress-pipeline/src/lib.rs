@@ -11,9 +11,11 @@ mod layers;
 mod memory;
 mod plan;
 mod report;
+mod rounded;
 mod run;
 mod stats;
 mod texts;
+mod write;
 
 pub use edited::Edited;
 pub use error::PipelineError;

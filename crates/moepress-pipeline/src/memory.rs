@@ -1,15 +1,18 @@
 //! How much memory a run will need, from sizes alone.
 
 use crate::PipelineError;
-use moepress_calibrate::{Layout, Work};
+use moepress_calibrate::{Layout, Work, Writing};
 use moepress_checkpoint::available_memory;
 use moepress_model::{ModelSpec, Tensor};
 use moepress_stats::Needs;
+use std::collections::BTreeSet;
 
 /// What a run does.
 pub struct Load<'a> {
     /// What each sweep measures.
     pub sweeps: Vec<&'a Needs>,
+    /// The model before matrices are rounded on the walk that writes, and those matrices.
+    pub rounding: Option<(&'a ModelSpec, &'a BTreeSet<Tensor>)>,
     /// Calibration tokens.
     pub tokens: usize,
     /// Tokens of a calibration window.
@@ -46,19 +49,23 @@ pub fn allowed(limit: Option<u64>) -> Option<u64> {
 pub fn predict(before: &ModelSpec, after: &ModelSpec, load: &Load<'_>) -> Result<Prediction, PipelineError> {
     let mut prediction = Prediction { peak: writing(before, after), spool: 0 };
     let mut least = prediction.peak;
+    let Load { tokens, window, threads, .. } = *load;
+    let mut ways = vec![];
     for needs in &load.sweeps {
-        let work = Work { tokens: load.tokens, window: load.window, threads: load.threads, needs };
-        match Layout::choose(before, &work, allowed(load.limit), true) {
-            Ok(layout) => {
-                prediction.peak = prediction.peak.max(layout.peak);
-                prediction.spool = prediction.spool.max(layout.spool);
-                least = least.max(Layout::least_allowed(before, &work));
-            }
-            Err(needed) => {
-                prediction.peak = prediction.peak.max(needed);
-                least = least.max(needed);
-            }
-        }
+        let work = Work { tokens, window, threads, needs };
+        let chosen = Layout::choose(before, &work, allowed(load.limit), true);
+        ways.push((chosen, Layout::least_allowed(before, &work)));
+    }
+    if let Some((unrounded, rounded)) = load.rounding {
+        let work = Writing { tokens, window, threads, rounded };
+        let chosen = Layout::writing(unrounded, &work, allowed(load.limit), true);
+        let least = Layout::writing(unrounded, &work, Some(0), true);
+        ways.push((chosen, least.map_or_else(|needed| needed, |layout| layout.peak)));
+    }
+    for (chosen, needed) in ways {
+        least = least.max(needed);
+        prediction.peak = prediction.peak.max(chosen.as_ref().map_or_else(|needed| *needed, |way| way.peak));
+        prediction.spool = prediction.spool.max(chosen.map_or(0, |way| way.spool));
     }
     let evaluating = load.evaluates.map_or(0, |window| evaluating(before, after, window, load.threads));
     prediction.peak = prediction.peak.max(evaluating);

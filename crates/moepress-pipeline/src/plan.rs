@@ -3,13 +3,13 @@
 use crate::PipelineError;
 use crate::memory::{Load, predict};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
-use moepress_model::{Class, Edit, ModelSpec};
+use moepress_model::{Class, Edit, ModelSpec, Tensor};
 use moepress_quant::Format;
 use moepress_recipe::{Coverage, Mtp, Recipe, TextSpec};
 use moepress_stages::{Evidence, Stage, assumed, from_recipe};
 use moepress_stats::{Need, Needs};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Weights and bytes of a class or of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -82,6 +82,16 @@ pub struct Plan {
     pub(crate) needs: Vec<Option<Needs>>,
     #[serde(skip)]
     pub(crate) coverage: Coverage,
+    /// The last stage whose matrices are rounded on the walk that writes, by what reaches them.
+    #[serde(skip)]
+    pub(crate) rounding: Option<usize>,
+}
+
+impl Plan {
+    /// Whether any text goes through the model before it is evaluated.
+    pub(crate) fn calibrates(&self) -> bool {
+        self.rounding.is_some() || self.needs.iter().any(Option::is_some)
+    }
 }
 
 /// Plans a recipe on an opened model; reads no weights.
@@ -111,6 +121,7 @@ pub(crate) fn plan_with(
     // A stage that changes routing makes what was measured before it stale.
     let mut stale_after = Vec::new();
     let mut assigned = None;
+    let (mut unrounded, mut rounding) = (spec.clone(), None);
     for (index, (stage, recipe_stage)) in stages.iter().zip(&recipe.stages).enumerate() {
         stage.check(&spec)?;
         let (stats, costs) = assumed(&spec, &stage.needs())?;
@@ -124,13 +135,18 @@ pub(crate) fn plan_with(
                 Edit::Encode { .. } => assigned = None,
                 _ => {}
             }
+            if edit.awaits_inputs() {
+                rounding = Some(index);
+            }
         }
-        if !stage.needs().is_empty() && recipe.calibration.is_none() {
+        if (!stage.needs().is_empty() || rounding == Some(index)) && recipe.calibration.is_none() {
             return Err(recipe_stage
                 .error("measures the model, so the recipe needs `calibration` with files of text")
                 .into());
         }
         spec = spec.after(&edits)?;
+        let now: Vec<Edit> = edits.into_iter().filter(|edit| !edit.awaits_inputs()).collect();
+        unrounded = unrounded.after(&now)?;
         planned.push(PlannedStage { what: stage.describe(), measures: vec![], after: Sizes::of(&spec) });
     }
     if let Some(index) = assigned {
@@ -146,20 +162,23 @@ pub(crate) fn plan_with(
     if let Some(first) = swept.iter_mut().find(|needs| given && needs.is_some()) {
         *first = None;
     }
-    let prediction = predict(before, &spec, &load(recipe, &swept))?;
+    let waits = |tensor: &Tensor| spec.format(*tensor) != unrounded.format(*tensor);
+    let rounded = spec.tensors().into_iter().filter(waits).collect();
+    let prediction = predict(before, &spec, &load(recipe, &swept, rounding.map(|_| (&unrounded, &rounded))))?;
     let plan = Plan {
         family: spec.family.clone(),
         notes: model.notes().iter().cloned().chain(carried).collect(),
         before: Sizes::of(before),
         stages: planned,
         after: Sizes::of(&spec),
-        walks: walks(recipe, &stages, &swept),
+        walks: walks(recipe, &stages, &swept, rounding.is_some()),
         peak_memory_bytes: prediction.peak,
         spool_bytes: prediction.spool,
         disk_bytes: spec.total_bytes() + headers(&spec) + tokenizer_bytes(model)?,
         first,
         needs,
         coverage: recipe.coverage,
+        rounding,
     };
     Ok((plan, stages))
 }
@@ -242,10 +261,17 @@ fn words(needs: &Needs) -> Vec<&'static str> {
     needs.groups.iter().map(word).collect()
 }
 
-fn load<'a>(recipe: &Recipe, needs: &'a [Option<Needs>]) -> Load<'a> {
-    let calibration = recipe.calibration.as_ref().filter(|_| needs.iter().any(Option::is_some));
+/// What a recipe calls for, with sweeps for these needs.
+fn load<'a>(
+    recipe: &Recipe,
+    needs: &'a [Option<Needs>],
+    rounding: Option<(&'a ModelSpec, &'a BTreeSet<Tensor>)>,
+) -> Load<'a> {
+    let calibrates = rounding.is_some() || needs.iter().any(Option::is_some);
+    let calibration = recipe.calibration.as_ref().filter(|_| calibrates);
     Load {
         sweeps: needs.iter().flatten().collect(),
+        rounding,
         tokens: calibration
             .map_or(0, |c| c.files.iter().map(|file| file.windows(c.windows) * c.window).sum()),
         window: calibration.map_or(0, |c| c.window),
@@ -259,13 +285,14 @@ fn walks(
     recipe: &Recipe,
     stages: &[Box<dyn Stage>],
     needs: &[Option<Needs>],
+    rounds: bool,
 ) -> BTreeMap<&'static str, usize> {
     let sweeps: Vec<&Needs> = needs.iter().flatten().collect();
     let rounding = stages.iter().filter(|stage| !stage.needs().formats.is_empty()).count();
     BTreeMap::from([
-        ("forward", sweeps.len()),
+        ("forward", sweeps.len() + usize::from(rounds)),
         ("backward", sweeps.iter().filter(|needs| needs.backward()).count()),
-        ("weights only", rounding + 1),
+        ("weights only", rounding + usize::from(!rounds)),
         ("evaluation", if recipe.evaluate.is_some() { 2 } else { 0 }),
     ])
 }

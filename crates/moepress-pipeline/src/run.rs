@@ -8,10 +8,11 @@ use crate::plan::{Plan, Sizes, plan_with, unedited_needs};
 use crate::report::{CalibrationReport, Comparison, Report, Seconds, StageReport, UnderMeasuredReport};
 use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows};
 use crate::texts::{TextSet, load_texts};
+use crate::write::write;
 use moepress_calibrate::{Means, Spool, rounding_costs, sweep};
 use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, peak_memory};
 use moepress_eval::{decode_speed, evaluate};
-use moepress_model::{Edit, Tensor};
+use moepress_model::Edit;
 use moepress_nn::Device;
 use moepress_recipe::{Coverage, Recipe};
 use moepress_runtime::Model;
@@ -86,13 +87,18 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     let spool = Spool { files: job.files.clone(), dir: writer.staging().join("spool") };
     let memory = allowed(job.recipe.limits.memory);
     let means = Means { device: job.device.clone(), memory, spool: Some(spool) };
-    let measured = decide(&means, &mut edited, &plan, &stages, &texts, progress, &mut seconds)?;
+    let mut measured = decide(&means, &mut edited, &plan, &stages, &texts, progress, &mut seconds)?;
     for note in measured.stages.iter().flat_map(|stage| &stage.notes) {
         progress.note(note);
     }
 
     let at = Instant::now();
-    write(&mut writer, &edited, progress)?;
+    let windows = texts.calibration.as_ref().map(all_windows).unwrap_or_default();
+    let said = write(&mut writer, &edited, &windows, &means, progress)?;
+    said.iter().for_each(|note| progress.note(note));
+    if let Some(stage) = plan.rounding.and_then(|stage| measured.stages.get_mut(stage)) {
+        stage.notes.extend(said);
+    }
     let mut inputs = BTreeMap::from([("model".to_owned(), model.clone())]);
     if let Some(given) = &texts.given {
         inputs.insert("statistics".to_owned(), given.digests.clone());
@@ -127,7 +133,10 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         notes: plan.notes.iter().chain(texts.notes()).cloned().collect(),
         stages: measured.stages,
         layers: layers(checkpoint.spec(), edited.spec(), &measured.routed),
-        calibration: measured.calibration,
+        // Also when nothing was measured before the walk that writes.
+        calibration: measured.calibration.or_else(|| {
+            texts.calibration.as_ref().map(|set| calibration(set, texts.window, &Statistics::default()))
+        }),
         evaluation,
         seconds,
         threads: rayon::current_num_threads(),
@@ -169,11 +178,10 @@ impl Texts {
 
     fn load(job: &Run<'_>, tokenizer: &Tokenizer, plan: &Plan) -> Result<Self, PipelineError> {
         let files = job.files.as_ref();
-        let calibration =
-            match job.recipe.calibration.as_ref().filter(|_| plan.needs.iter().any(Option::is_some)) {
-                Some(c) => Some(load_texts(files, tokenizer, c)?),
-                None => None,
-            };
+        let calibration = match job.recipe.calibration.as_ref().filter(|_| plan.calibrates()) {
+            Some(c) => Some(load_texts(files, tokenizer, c)?),
+            None => None,
+        };
         let evaluation = match &job.recipe.evaluate {
             Some(e) => Some(load_texts(files, tokenizer, e)?),
             None => None,
@@ -293,29 +301,6 @@ fn calibration(
         below_min_tokens: coverage.below.word(),
         under_measured: under_measured.iter().map(listed).collect(),
     }
-}
-
-/// Streams the edited model into shards, one layer at a time.
-fn write(
-    writer: &mut CompactWriter,
-    edited: &Edited<'_>,
-    progress: &dyn Progress,
-) -> Result<(), PipelineError> {
-    let spec = edited.spec();
-    let outside = spec.tensors().into_iter().filter(|tensor| tensor.layer().is_none());
-    let outside = outside
-        .map(|tensor| Ok((tensor, edited.tensor(tensor)?)))
-        .collect::<Result<Vec<_>, PipelineError>>()?;
-    writer.write_shard(outside)?;
-    for layer in 0..spec.layers.len() {
-        if progress.cancelled() {
-            return Err(PipelineError::Cancelled);
-        }
-        let weights = edited.layer(layer)?;
-        writer.write_shard(weights.into_iter().map(|(part, stored)| (Tensor::Layer(layer, part), stored)))?;
-        progress.step("write", layer as u64 + 1, spec.layers.len() as u64);
-    }
-    Ok(writer.write_carried(edited)?)
 }
 
 /// Loads what was written and evaluates it beside the original.

@@ -1,11 +1,15 @@
 //! Applying edits to the weights of a layer. The only place where weights change.
 
+mod gptq;
 mod merge;
 
 use moepress_model::{Edit, Group, LayerWeights, ModelSpec, Part, Projection, Solver, Tensor};
 use moepress_quant::formats::{EncodeError, encode_nearest};
+use moepress_quant::solve::SolveError;
 use moepress_quant::{Format, Plain, Stored};
 use std::collections::BTreeSet;
+
+pub use gptq::{Rounding, Solved, awaited, round};
 
 /// An edit that the weights do not allow.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +24,14 @@ pub enum ApplyError {
         tensor: String,
         /// Where and why.
         source: EncodeError,
+    },
+    /// A gram or weights that no solver can work with.
+    #[error("{tensor}: {source}")]
+    Solve {
+        /// The tensor.
+        tensor: String,
+        /// Where and why.
+        source: SolveError,
     },
     /// A tensor is not there, or is quantized where it must be plain.
     #[error("layer {layer}: {part} is missing or already quantized")]
@@ -50,7 +62,9 @@ pub fn sources(layer: usize, experts: &[usize], edits: &[Edit]) -> Vec<usize> {
 }
 
 /// The weights of `layer` after `edits`, of which only those of this layer count. `spec` is the model before.
-/// Experts that are not among the weights are left out, those merged with one that is not too.
+/// Experts that are not among the weights are left out, those merged with one that is not too. Where an edit asks
+/// for a solver that needs the inputs of a matrix, rounding to nearest stands in for it: they are known only on the
+/// walk that writes, see [`awaited`].
 ///
 /// # Errors
 /// An edit does not fit, or weights hold values that a format cannot.
@@ -96,7 +110,7 @@ pub fn apply(
     Ok(weights)
 }
 
-/// A tensor outside the layers after `edits`.
+/// A tensor outside the layers after `edits`. No solver of theirs waits for inputs: they are rounded to nearest.
 ///
 /// # Errors
 /// As [`apply`].
@@ -117,7 +131,7 @@ fn encode(tensor: Tensor, stored: Stored, format: Format, solver: Solver) -> Res
         (Format::Plain(dtype), _) => {
             Ok(Stored::Plain(Plain::from_f32(dtype, stored.shape(), &stored.to_f32())))
         }
-        (Format::Grouped(format), Solver::Nearest) => {
+        (Format::Grouped(format), Solver::Nearest | Solver::Gptq { .. }) => {
             encode_nearest(format, rows, cols, &stored.to_f32(), None)
                 .map(Stored::Packed)
                 .map_err(|source| ApplyError::Encode { tensor: tensor.to_string(), source })

@@ -18,7 +18,7 @@ mod targets;
 #[cfg(test)]
 mod toy;
 
-pub use apply::{ApplyError, apply, apply_outside, sources};
+pub use apply::{ApplyError, Rounding, Solved, apply, apply_outside, awaited, round, sources};
 pub use coverage::{CoverageError, UnderMeasured, check_coverage};
 pub use evidence::{Evidence, assumed};
 pub use stage::{Decision, STAGES, Stage, StageError, from_recipe};

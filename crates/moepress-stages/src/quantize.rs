@@ -1,23 +1,30 @@
 //! `quantize`: rounds matrices to their formats.
 //!
 //! Parameters: `format` (one for all matrices of `classes`; absent: those that assign_bits chose), `group`,
-//! `symmetric`, `classes`, `solver` (nearest: every weight to the nearest level of its group's grid).
+//! `symmetric`, `classes`, `solver`, and for the solver gptq `damp` and `act_order`.
+//!
+//! Solver `nearest`: every weight to the nearest level of its group's grid. Solver `gptq` (arXiv 2210.17323): columns
+//! in turn, the later ones making up for the errors of the earlier ones on the calibration text, whose hidden states
+//! are those of the layers as they were rounded before.
 
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError};
 use crate::targets::{any_grouped, classes, code_names, format, matrices};
 use moepress_model::{Class, Edit, ModelSpec, Solver, Tensor};
 use moepress_quant::Format;
-use moepress_recipe::{RecipeError, StageSpec};
+use moepress_recipe::{Params, RecipeError, StageSpec};
 use moepress_stats::Needs;
+use std::ops::Bound;
 
-const SOLVERS: &[(&str, Solver)] = &[("nearest", Solver::Nearest)];
+const SOLVERS: [&str; 2] = ["nearest", "gptq"];
+
+/// Damping unless told; that of the paper.
+const DAMP: f64 = 0.01;
 
 struct Quantize {
     /// One format for these classes; none: what was assigned.
     uniform: Option<(Format, Vec<Class>)>,
     solver: Solver,
-    solver_name: String,
     params: StageSpec,
 }
 
@@ -25,7 +32,7 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     let params = &spec.params;
     let uniform = match params.has("format") {
         true => {
-            params.only(&["format", "group", "symmetric", "classes", "solver"])?;
+            params.only(&["format", "group", "symmetric", "classes", "solver", "damp", "act_order"])?;
             let name = params.word("format", None, &code_names())?;
             Some((format(&name, params)?, classes(params)?))
         }
@@ -34,15 +41,31 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
                 return Err(params
                     .error(key, "belongs with `format`; without it the formats of assign_bits are used"));
             }
-            params.only(&["format", "solver"])?;
+            params.only(&["format", "solver", "damp", "act_order"])?;
             None
         }
     };
-    let names: Vec<&str> = SOLVERS.iter().map(|(name, _)| *name).collect();
-    let solver_name = params.word("solver", Some("nearest"), &names)?;
-    let solver =
-        SOLVERS.iter().find(|(name, _)| *name == solver_name).map_or(Solver::Nearest, |(_, solver)| *solver);
-    Ok(Box::new(Quantize { uniform, solver, solver_name, params: spec.clone() }))
+    Ok(Box::new(Quantize { uniform, solver: solver(params)?, params: spec.clone() }))
+}
+
+fn solver(params: &Params) -> Result<Solver, RecipeError> {
+    if params.word("solver", Some("nearest"), &SOLVERS)? == "gptq" {
+        let damp = params.f64_in("damp", Some(DAMP), (Bound::Excluded(0.0), Bound::Included(10.0)))?;
+        return Ok(Solver::Gptq { damp, act_order: params.bool("act_order", Some(false))? });
+    }
+    match ["damp", "act_order"].into_iter().find(|key| params.has(key)) {
+        Some(key) => Err(params.error(key, "belongs to `solver: gptq`")),
+        None => Ok(Solver::Nearest),
+    }
+}
+
+fn describe(solver: Solver) -> String {
+    match solver {
+        Solver::Nearest => "nearest".to_owned(),
+        Solver::Gptq { damp, act_order } => {
+            format!("gptq, damp {damp}{}", if act_order { ", act_order" } else { "" })
+        }
+    }
 }
 
 impl Stage for Quantize {
@@ -50,9 +73,9 @@ impl Stage for Quantize {
         match &self.uniform {
             Some((format, classes)) => {
                 let classes: Vec<&str> = classes.iter().map(|class| class.name()).collect();
-                format!("quantize {}: {format} for {}", self.solver_name, classes.join(", "))
+                format!("quantize {}: {format} for {}", describe(self.solver), classes.join(", "))
             }
-            None => format!("quantize {}: the formats of assign_bits", self.solver_name),
+            None => format!("quantize {}: the formats of assign_bits", describe(self.solver)),
         }
     }
 
@@ -88,12 +111,21 @@ impl Stage for Quantize {
             }
         };
         let encode = |(tensor, format)| Edit::Encode { tensor, format, solver: self.solver };
-        Ok(Decision { edits: targets.into_iter().map(encode).collect(), notes: vec![] })
+        let edits: Vec<Edit> = targets.into_iter().map(encode).collect();
+        let nearest = edits.iter().filter(|edit| !edit.awaits_inputs()).count();
+        let note = match self.solver {
+            Solver::Gptq { .. } if nearest > 0 => Some(format!(
+                "quantize: {nearest} matrices outside the layers are rounded to nearest, gptq is for those inside"
+            )),
+            _ => None,
+        };
+        Ok(Decision { edits, notes: note.into_iter().collect() })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::toy::{decide, stage, toy};
     use moepress_stats::Statistics;
 
@@ -107,5 +139,20 @@ mod tests {
         assert_eq!(edits.len(), 2 * (4 * 3 + 4));
         assert!(toy().after(&edits).unwrap().total_bytes() < toy().total_bytes());
         assert!(stage("quantize").check(&toy()).is_err());
+    }
+
+    #[test]
+    fn gptq_waits_for_inputs_except_outside_the_layers() {
+        let decided = |yaml: &str| decide(yaml, &Statistics::default());
+        let all = decided(
+            "quantize: {format: int3, solver: gptq, act_order: true, classes: [experts, embeddings]}",
+        );
+        assert_eq!(all.edits.iter().filter(|edit| !edit.awaits_inputs()).count(), 1);
+        assert_eq!(all.notes.len(), 1);
+        let gptq = Solver::Gptq { damp: 0.01, act_order: true };
+        assert!(all.edits.iter().all(|edit| matches!(edit, Edit::Encode { solver, .. } if *solver == gptq)));
+        assert!(decided("quantize: {format: int3}").edits.iter().all(|edit| !edit.awaits_inputs()));
+        let what = stage("quantize: {format: int3, solver: gptq, damp: 0.1}").describe();
+        assert_eq!(what, "quantize gptq, damp 0.1: int3-g64 for experts");
     }
 }

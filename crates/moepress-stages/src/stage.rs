@@ -106,6 +106,9 @@ mod tests {
             ("merge_experts: {ratio: 0.5, method: m_smo}", "did you mean `m_smoe`?"),
             ("quantize: {format: int5}", "did you mean `int"),
             ("quantize: {format: int4, group: 48}", "group"),
+            ("quantize: {format: int4, solver: gptk}", "did you mean `gptq`?"),
+            ("quantize: {format: int4, damp: 0.1}", "solver: gptq"),
+            ("quantize: {format: int4, solver: gptq, damp: 0}", "damp"),
             ("assign_bits: {bpw: 3, bytes: 3MB}", "bpw"),
             ("assign_bits: {formats: [int4]}", "bpw"),
         ] {

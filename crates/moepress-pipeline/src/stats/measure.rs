@@ -43,6 +43,7 @@ pub fn measure(job: &Measure<'_>, progress: &dyn Progress) -> Result<StatisticsF
     let all = all_windows(&set);
     let windows = job.shard.windows(&all)?;
     let load = Load {
+        rounding: None,
         sweeps: vec![needs],
         tokens: windows.iter().map(Vec::len).sum(),
         window: calibration.window,

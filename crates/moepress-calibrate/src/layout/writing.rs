@@ -1,0 +1,133 @@
+//! The same for a walk that rounds matrices on the way.
+
+use super::{Layout, PROGRAM, Work, elements, ends, working};
+use crate::chunk::windows_per_chunk;
+use crate::gradients::fed_by;
+use crate::gram::PANEL;
+use moepress_model::{ModelSpec, Part, Tensor};
+use moepress_stats::Needs;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Experts whose grams are held at a time, at most: more would save a pass over the chunks, which costs little
+/// beside their grams.
+const HELD: usize = 16;
+
+/// What a walk is to round.
+#[derive(Clone, Copy, Debug)]
+pub struct Writing<'a> {
+    /// Calibration tokens.
+    pub tokens: usize,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Chunks that are worked on at a time.
+    pub threads: usize,
+    /// Matrices that are rounded by what reaches them.
+    pub rounded: &'a BTreeSet<Tensor>,
+}
+
+/// What rounding some matrices of a layer takes, in bytes.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    /// Their grams.
+    grams: u64,
+    /// Solving the largest of them.
+    solving: u64,
+    /// Inputs of one token.
+    inputs: u64,
+}
+
+impl Layout {
+    /// The fastest way for a walk that stays within `limit`; the `experts` are those whose grams are held at a time.
+    ///
+    /// # Errors
+    /// The least memory that would do.
+    pub fn writing(
+        spec: &ModelSpec,
+        work: &Writing<'_>,
+        limit: Option<u64>,
+        may_spool: bool,
+    ) -> Result<Self, u64> {
+        let most = spec.moe_layers().map(|(_, moe)| moe.experts.len()).max().unwrap_or(0);
+        let most = most.clamp(1, HELD.max(2 * work.threads));
+        let at = |spooled, experts| Self::of_writing(spec, work, spooled, experts);
+        let ways =
+            [at(false, most)].into_iter().chain((1..=most).rev().map(|experts| at(may_spool, experts)));
+        ways.into_iter()
+            .find(|layout| limit.is_none_or(|limit| layout.peak <= limit))
+            .ok_or_else(|| at(may_spool, 1).peak)
+    }
+
+    fn of_writing(spec: &ModelSpec, work: &Writing<'_>, spooled: bool, experts: usize) -> Self {
+        let needs = Needs::default();
+        let sweep = Work { tokens: work.tokens, window: work.window, threads: work.threads, needs: &needs };
+        let chunk = windows_per_chunk(work.window) * work.window;
+        let passing = chunk.min(work.tokens.max(1)) as u64;
+        let (state, threads) = (4 * spec.hidden as u64, work.threads as u64);
+        // Hidden states after attention, and two sums of experts.
+        let kept = 3 * state * work.tokens as u64;
+        let queued = 2 * threads * passing;
+        let layers = (0..spec.layers.len()).map(|layer| {
+            let top = spec.moe(layer).map_or(1, |moe| moe.routing.top_k);
+            let core = cost(spec, work, layer, |part| part.expert().is_none());
+            let all = spec.moe(layer).map_or(0, |moe| moe.experts.len());
+            let one = |expert| cost(spec, work, layer, move |part| part.expert() == Some(expert));
+            let largest = (0..all).map(one).max_by_key(|cost| cost.grams).unwrap_or_default();
+            let held = experts.min(all) as u64;
+            let seen = largest.inputs * held.min(top as u64);
+            let rounding =
+                |cost: Cost, count: u64| count * cost.grams + threads.min(2 * count) * cost.solving;
+            weights(spec, layer, held)
+                + (rounding(core, 1) + queued * core.inputs).max(rounding(largest, held) + queued * seen)
+        });
+        let layer = layers.max().unwrap_or(0);
+        let panels = threads * 3 * 4 * (PANEL as u64) * widest(work, spec);
+        let walking = layer + panels + threads * working(spec, &sweep, passing) + queued * 2 * state;
+        let in_memory = if spooled { 0 } else { kept };
+        let peak = PROGRAM + in_memory + walking.max(ends(spec));
+        Self { spooled, experts, peak, spool: if spooled { kept } else { 0 } }
+    }
+}
+
+/// The longest input of a matrix.
+fn widest(work: &Writing<'_>, spec: &ModelSpec) -> u64 {
+    let cols = |&tensor: &Tensor| spec.shape(tensor).and_then(|shape| shape.get(1).copied());
+    work.rounded.iter().filter_map(cols).max().unwrap_or(0) as u64
+}
+
+fn cost(spec: &ModelSpec, work: &Writing<'_>, layer: usize, wanted: impl Fn(Part) -> bool) -> Cost {
+    let from = Tensor::Layer(layer, Part::Norm(moepress_model::Normed::Input));
+    let mut sites: BTreeMap<Part, u64> = BTreeMap::new();
+    let mut solving = 0;
+    for &tensor in work.rounded.range(from..).take_while(|tensor| tensor.layer() == Some(layer)) {
+        if let Tensor::Layer(_, part) = tensor
+            && wanted(part)
+            && let Some(&[rows, cols]) = spec.shape(tensor).as_deref()
+        {
+            let (rows, cols) = (rows as u64, cols as u64);
+            sites.insert(fed_by(part), cols);
+            // The factor in f64 and its blocks in f32; weights, errors, codes and grids of the matrix.
+            solving = solving.max(12 * cols * cols + 20 * rows * cols);
+        }
+    }
+    let grams = sites.values().map(|cols| 8 * cols * cols).sum();
+    Cost { grams, solving, inputs: sites.values().map(|cols| 4 * cols).sum() }
+}
+
+/// The layer as it is stored, and what is held of it once more and in f32.
+fn weights(spec: &ModelSpec, layer: usize, held: u64) -> u64 {
+    let of = |part| {
+        let tensor = Tensor::Layer(layer, part);
+        (elements(spec, tensor), spec.stored_bytes(tensor))
+    };
+    let (mut core, mut stored) = (0, 0);
+    let mut experts: BTreeMap<usize, u64> = BTreeMap::new();
+    for part in spec.parts(layer) {
+        let (elements, bytes) = of(part);
+        stored += bytes;
+        match part.expert() {
+            Some(expert) => *experts.entry(expert).or_default() += 4 * elements + bytes,
+            None => core += 4 * elements + bytes,
+        }
+    }
+    stored + core + held * experts.values().max().copied().unwrap_or(0)
+}
