@@ -91,6 +91,14 @@ impl CompactWriter {
         self.publisher.write_file(MANIFEST, &pretty(&manifest)?)
     }
 
+    /// Makes the directory where the files are until they are published, for what has to lie in it for a while.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn make_staging(&mut self) -> Result<(), CheckpointError> {
+        self.publisher.make_staging()
+    }
+
     /// Where the files are until they are published.
     pub fn staging(&self) -> &Path {
         self.publisher.staging()

@@ -121,9 +121,18 @@ impl Publisher {
         &self.written
     }
 
-    /// Where the files are until they are published.
+    /// Where the files are until they are published. It is made with the first file, or by
+    /// [`Self::make_staging`].
     pub fn staging(&self) -> &Path {
         &self.partial
+    }
+
+    /// Makes that directory now, for what has to lie in it for a while.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn make_staging(&mut self) -> Result<(), CheckpointError> {
+        self.make_partial()
     }
 
     /// Moves the directory into place and makes it durable.

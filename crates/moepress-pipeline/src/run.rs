@@ -84,6 +84,10 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     for note in plan.notes.iter().chain(texts.notes()) {
         progress.note(note);
     }
+    if plan.calibrates() {
+        // Activations may have to go there.
+        writer.make_staging()?;
+    }
     let spool = Spool { files: job.files.clone(), dir: writer.staging().join("spool") };
     let memory = allowed(job.recipe.limits.memory);
     let means = Means { device: job.device.clone(), memory, spool: Some(spool) };
