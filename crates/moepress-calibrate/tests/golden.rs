@@ -85,12 +85,13 @@ fn check(name: &str) {
     }
 }
 
-/// The golden model with one row of one matrix multiplied by a factor.
+/// A golden model with some elements of one matrix multiplied by a factor.
 struct Scaled<'a> {
     model: &'a Checkpoint,
     layer: usize,
     part: Part,
-    row: usize,
+    /// Whether the element in that row and column is one of them.
+    of: &'a (dyn Fn(usize, usize) -> bool + Sync),
     factor: f32,
 }
 
@@ -109,7 +110,8 @@ impl Source for Scaled<'_> {
             let stored = &weights[&self.part];
             let mut values = stored.to_f32();
             let (_, cols) = stored.matrix_shape();
-            values[self.row * cols..(self.row + 1) * cols].iter_mut().for_each(|w| *w *= self.factor);
+            let ours = |(index, _): &(usize, &mut f32)| (self.of)(index / cols, index % cols);
+            values.iter_mut().enumerate().filter(ours).for_each(|(_, w)| *w *= self.factor);
             let scaled = Stored::Plain(Plain::from_f32(Dtype::F32, stored.shape(), &values));
             weights.insert(self.part, scaled);
         }
@@ -117,32 +119,99 @@ impl Source for Scaled<'_> {
     }
 }
 
+/// ∂loss/∂ε of a golden model on some windows, where the elements chosen are multiplied by 1 + ε. None where a
+/// router chooses other experts on the way: there the loss jumps.
+fn derivative(
+    model: &Checkpoint,
+    windows: &[Vec<u32>],
+    (layer, part): (usize, Part),
+    of: &(dyn Fn(usize, usize) -> bool + Sync),
+) -> Option<f64> {
+    let at = |factor| measure(&Scaled { model, layer, part, of, factor }, windows);
+    let (more, less) = (at(1.05), at(0.95));
+    let mut layers = model.spec().moe_layers().map(|(layer, _)| Of::Layer(layer));
+    let same = layers.all(|of| more.get(of, Quantity::Tokens) == less.get(of, Quantity::Tokens));
+    let loss = |stats: Statistics| stats.scalar(Of::Model, Quantity::Loss).unwrap();
+    same.then(|| (loss(more) - loss(less)) / 0.1)
+}
+
+fn largest(values: &[f64]) -> usize {
+    (0..values.len()).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap()
+}
+
 /// In a window of two tokens only the first predicts, and nothing the second does reaches that loss. So for an
-/// expert that one token is routed to, Σ (h · ∂L/∂h)² is one square; and h is linear in its row of up_proj, so
-/// scaling that row by 1 + ε changes the loss by ε · h · ∂L/∂h.
+/// expert that one token is routed to, Σ (h · ∂L/∂h)² is one square. Scaling column k of down_proj by 1 + ε scales
+/// h_k, whatever joins gate and up, so it changes the loss by ε · h · ∂L/∂h; and where h is linear in its row of
+/// up_proj, so does scaling that row.
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    let model = model("qwen3_moe");
-    let windows = vec![Reference::of("qwen3_moe").ids()[0][..2].to_vec()];
-    let stats = measure(&model, &windows);
-    let loss = |scaled: &Scaled<'_>| measure(scaled, &windows).scalar(Of::Model, Quantity::Loss).unwrap();
-    let derivative = |layer, part, row| {
-        let at = |factor| loss(&Scaled { model: &model, layer, part, row, factor });
-        (at(1.05) - at(0.95)) / 0.1
-    };
+    for (name, linear) in
+        [("qwen3_moe", true), ("gpt_oss", false), ("qwen2_moe", true), ("deepseek_v3", true)]
+    {
+        let model = model(name);
+        let ids = Reference::of(name).ids();
+        let mut compared = 0;
+        for window in ids[0].chunks(2) {
+            compared += compare(name, &model, window, linear);
+            if compared >= 4 {
+                break;
+            }
+        }
+        assert!(compared >= 4, "{name}: {compared} experts compared");
+    }
+}
+
+/// Compares the experts that one of two tokens is routed to; returns how many.
+fn compare(name: &str, model: &Checkpoint, window: &[u32], linear: bool) -> usize {
+    let windows = vec![window.to_vec()];
+    let stats = measure(model, &windows);
     let mut compared = 0;
-    for layer in 0..2 {
-        let tokens = stats.get(Of::Layer(layer), Quantity::Tokens).unwrap().to_vec();
+    for (layer, _) in model.spec().moe_layers() {
+        let tokens = stats.get(Of::Layer(layer), Quantity::Tokens).unwrap();
         for expert in (0..tokens.len()).filter(|&expert| tokens[expert] == 1.0) {
-            let coupled = stats.get(Of::Expert(layer, expert), Quantity::AtomCoupled).unwrap().to_vec();
-            let up = Part::Expert { expert, segment: 0, projection: Projection::Up };
-            let largest = (0..coupled.len()).max_by(|&a, &b| coupled[a].total_cmp(&coupled[b])).unwrap();
-            if coupled[largest] > 1e-8 {
-                let found = derivative(layer, up, largest).powi(2);
-                close(coupled[largest], found, 0.02, &format!("layer {layer}, expert {expert}"));
-                compared += 1;
+            let coupled = stats.get(Of::Expert(layer, expert), Quantity::AtomCoupled).unwrap();
+            let atom = largest(coupled);
+            if coupled[atom] <= 1e-8 {
+                continue;
+            }
+            let part = |projection| (layer, Part::Expert { expert, segment: 0, projection });
+            let column = |_: usize, column: usize| column == atom;
+            let Some(down) = derivative(model, &windows, part(Projection::Down), &column) else { continue };
+            let at = format!("{name}: layer {layer}, expert {expert}");
+            close(coupled[atom], down.powi(2), 0.02, &format!("{at}, column of down"));
+            let row = |row: usize, _: usize| row == atom;
+            if linear && let Some(up) = derivative(model, &windows, part(Projection::Up), &row) {
+                close(coupled[atom], up.powi(2), 0.02, &format!("{at}, row of up"));
+            }
+            compared += 1;
+        }
+    }
+    compared
+}
+
+/// In a window of one token twice, both have the same hidden states wherever attention has no sinks: values do not
+/// know their positions. So the sums over tokens of squared inputs are twice those of the first, and as only the
+/// first predicts, squared derivatives of single weights are products of both sums.
+#[test]
+fn weights_of_shared_experts_are_those_of_finite_differences() {
+    for name in ["qwen2_moe", "deepseek_v2"] {
+        let model = model(name);
+        let windows = vec![vec![Reference::of(name).ids()[0][0]; 2]];
+        let stats = measure(&model, &windows);
+        for (layer, _) in model.spec().moe_layers() {
+            for projection in Projection::ALL {
+                let part = Part::Shared(projection);
+                let get =
+                    |quantity| stats.get(Of::Tensor(Tensor::Layer(layer, part)), quantity).unwrap().to_vec();
+                let (rows, cols) = (get(Quantity::RowWeight), get(Quantity::ColumnWeight));
+                let (row, col) = (largest(&rows), largest(&cols));
+                let stored = model.tensor(Tensor::Layer(layer, part)).unwrap();
+                let weight = f64::from(stored.to_f32()[row * cols.len() + col]);
+                let found = derivative(&model, &windows, (layer, part), &|r, c| (r, c) == (row, col));
+                let found = found.unwrap() / weight;
+                let at = format!("{name}: layer {layer}, {part}");
+                close(rows[row] * cols[col] / 2.0, found.powi(2), 0.05, &at);
             }
         }
     }
-    assert!(compared >= 4, "{compared} experts compared");
 }
