@@ -72,7 +72,7 @@ fn a_run_that_must_not_go_on_ends_with_one_line_and_nothing_written() {
         2,
         ", below_min_tokens: keep, min_tokens: 1000",
         stage,
-        "must stay while calibration.below_min_tokens",
+        "of experts that calibration.below_min_tokens keeps",
     );
     fails(2, ", min_tokens: 0", stage, "calibration.min_tokens: must be at least 1");
 }
