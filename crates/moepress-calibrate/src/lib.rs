@@ -3,6 +3,8 @@
 //! Boundary activations are kept (on disk where memory is limited), each layer is recomputed with burn's autodiff
 //! on the way back, and weight gradients are never formed: weights are constants of the graph. Chunks of windows run
 //! in parallel; their sums are added in order, so the result does not depend on the number of threads.
+//!
+//! A [`Walk`] goes forward only, through a model whose matrices are decided on the way by what reaches them.
 
 #![warn(missing_docs)]
 

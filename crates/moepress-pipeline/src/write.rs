@@ -6,7 +6,7 @@ use crate::rounded::Rounded;
 use moepress_calibrate::{Gram, Matrices, Means, Walk};
 use moepress_checkpoint::{CompactWriter, Progress, Source};
 use moepress_model::{LayerWeights, Part, Tensor};
-use moepress_stages::{Rounding, Solved, awaited, round};
+use moepress_stages::{Rounding, awaited, round};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Writes all tensors. Matrices whose solver waits for its inputs are rounded on a walk of the calibration windows
@@ -38,8 +38,9 @@ pub(crate) fn write(
         let mut walk = Walk::new(&unrounded, windows, &tensors, means, progress)?;
         let mut rounded = Rounded::default();
         let written = write_layers(writer, waiting.len(), progress, |layer| {
-            let solve = |gram: &Gram, matrices: Matrices| -> Result<(Matrices, Vec<Solved>), PipelineError> {
-                Ok(round(layer, &waiting[layer], &gram.sums, matrices)?)
+            let solve = |gram: &Gram, mut matrices: Matrices| {
+                let solved = round(layer, &waiting[layer], &gram.sums, &mut matrices)?;
+                Ok::<_, PipelineError>((matrices, solved))
             };
             let (weights, solved) = walk.layer(&solve)?;
             solved.iter().flatten().for_each(|solved| rounded.add(solved));

@@ -63,10 +63,7 @@ pub fn awaited(layer: usize, edits: &[Edit]) -> Result<BTreeMap<Part, Rounding>,
     Ok(waiting)
 }
 
-/// A matrix of a layer.
-pub type Matrix = (Part, Stored);
-
-/// Rounds matrices of `layer` that share their inputs, of which `gram` is Σ x xᵀ, `[cols, cols]`; those that
+/// Rounds those matrices of `layer` that share their inputs, of which `gram` is Σ x xᵀ, `[cols, cols]`; those that
 /// `waiting` does not name are left as they are.
 ///
 /// # Errors
@@ -75,17 +72,16 @@ pub fn round(
     layer: usize,
     waiting: &BTreeMap<Part, Rounding>,
     gram: &[f64],
-    matrices: Vec<Matrix>,
-) -> Result<(Vec<Matrix>, Vec<Solved>), ApplyError> {
+    matrices: &mut [(Part, Stored)],
+) -> Result<Vec<Solved>, ApplyError> {
     let mut factor: Option<(Options, Factor)> = None;
-    let (mut rounded, mut solved) = (Vec::with_capacity(matrices.len()), vec![]);
+    let mut solved = vec![];
     for (part, stored) in matrices {
-        let Some(rounding) = waiting.get(&part) else {
-            rounded.push((part, stored));
-            continue;
+        let Some(rounding) = waiting.get(part) else { continue };
+        let failed = |source: SolveError| ApplyError::Solve {
+            tensor: Tensor::Layer(layer, *part).to_string(),
+            source,
         };
-        let failed =
-            |source: SolveError| ApplyError::Solve { tensor: Tensor::Layer(layer, part).to_string(), source };
         let (rows, cols) = stored.matrix_shape();
         let options = Options { damp: rounding.damp, act_order: rounding.act_order, weighted: false };
         let (_, factor) = match factor.take().filter(|(of, _)| *of == options) {
@@ -93,10 +89,10 @@ pub fn round(
             None => factor.insert((options, Factor::new(gram, cols, options).map_err(failed)?)),
         };
         let (packed, report) = factor.solve(rounding.format, rows, &stored.to_f32()).map_err(failed)?;
-        rounded.push((part, Stored::Packed(packed)));
+        *stored = Stored::Packed(packed);
         solved.push(Solved { rows, report });
     }
-    Ok((rounded, solved))
+    Ok(solved)
 }
 
 #[cfg(test)]
@@ -158,7 +154,8 @@ mod tests {
         }
         let waiting = awaited(2, &[encode(part(0), GPTQ), encode(part(1), GPTQ)]).unwrap();
         let matrices = || vec![(part(0), matrix(5, 1)), (part(1), matrix(3, 2)), (part(2), matrix(2, 3))];
-        let (rounded, solved) = round(2, &waiting, &gram, matrices()).unwrap();
+        let mut rounded = matrices();
+        let solved = round(2, &waiting, &gram, &mut rounded).unwrap();
         let options = Options { damp: 0.01, act_order: true, weighted: false };
         let factor = Factor::new(&gram, cols, options).unwrap();
         for (at, (part, stored)) in matrices().into_iter().enumerate().take(2) {
@@ -170,7 +167,8 @@ mod tests {
             assert!(report.objective < report.objective_nearest);
         }
         assert_eq!((&rounded[2], solved.len()), (&matrices()[2], 2));
-        let (rounded, solved) = round(2, &waiting, &vec![0.0; cols * cols], matrices()).unwrap();
+        let mut rounded = matrices();
+        let solved = round(2, &waiting, &vec![0.0; cols * cols], &mut rounded).unwrap();
         assert_eq!(solved[0].report.curvature, Curvature::Empty);
         let nearest = super::super::encode(
             Tensor::Layer(2, part(0)),
@@ -179,7 +177,8 @@ mod tests {
             Solver::Nearest,
         );
         assert_eq!(rounded[0].1, nearest.unwrap());
-        let error = round(2, &waiting, &vec![f64::NAN; cols * cols], matrices()).unwrap_err().to_string();
+        let error =
+            round(2, &waiting, &vec![f64::NAN; cols * cols], &mut matrices()).unwrap_err().to_string();
         assert!(error.contains("model.layers.2.mlp.experts.0") && error.contains("not finite"), "{error}");
     }
 }
