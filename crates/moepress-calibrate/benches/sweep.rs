@@ -4,6 +4,8 @@
 //!
 //! Prints one JSON object. `benches/sweep.py` runs it in turns with the baselines in Python.
 
+#![allow(clippy::print_stdout)]
+
 use moepress_calibrate::{Means, sweep};
 use moepress_checkpoint::{Checkpoint, Files, OsFiles, Silent, Source};
 use moepress_model::{Mlp, ModelSpec, Projection, Tensor};

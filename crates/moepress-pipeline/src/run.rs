@@ -139,7 +139,8 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         layers: layers(checkpoint.spec(), edited.spec(), &measured.routed),
         // Also when nothing was measured before the walk that writes.
         calibration: measured.calibration.or_else(|| {
-            texts.calibration.as_ref().map(|set| calibration(set, texts.window, &Statistics::default()))
+            let of = |set| calibration(set, texts.window, &Statistics::default(), plan.coverage, &[]);
+            texts.calibration.as_ref().map(of)
         }),
         evaluation,
         seconds,
