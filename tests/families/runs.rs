@@ -12,7 +12,6 @@ use std::process::Command;
 struct Place {
     dir: tempfile::TempDir,
     name: String,
-    config: Value,
 }
 
 impl Place {
@@ -32,7 +31,7 @@ impl Place {
             let text = fs::read_to_string(root().join(from)).unwrap();
             fs::write(dir.path().join(to), text.replace(|c: char| !c.is_ascii(), "")).unwrap();
         }
-        Self { dir, name: name.into(), config }
+        Self { dir, name: name.into() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -59,15 +58,8 @@ impl Place {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Whether the router chooses among groups, which must stay equal.
-    fn is_grouped(&self) -> bool {
-        self.config["n_group"].as_u64().is_some_and(|groups| groups > 1)
-    }
-
     fn compresses(&self) {
-        let experts = if self.is_grouped() { "0.0" } else { "0.25" };
-        let experts = format!("prune_experts: {{method: reap, ratio: {experts}}}");
-        let mut stages = vec![experts.as_str()];
+        let mut stages = vec!["prune_experts: {method: reap, ratio: 0.25}"];
         // The folder of the family itself, not of a variant.
         if !self.name.contains('-') {
             stages.push("merge_experts: {method: m_smoe, ratio: 0.25}");

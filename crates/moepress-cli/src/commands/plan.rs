@@ -104,9 +104,14 @@ fn text(document: &Document<'_>, out: &Path) -> String {
     let peak = plan.peak_memory_bytes;
     let short = if available.is_some_and(|available| available < peak) { " (not enough)" } else { "" };
     lines.push(format!("memory  {} at the peak, {memory} available{short}", output::bytes(peak)));
-    let short = if document.free_disk_bytes < plan.disk_bytes { " (not enough)" } else { "" };
+    let short =
+        if document.free_disk_bytes < plan.disk_bytes + plan.spool_bytes { " (not enough)" } else { "" };
     let (disk, free) = (output::bytes(plan.disk_bytes), output::bytes(document.free_disk_bytes));
-    lines.push(format!("disk    {disk} for the output, {free} free{short}\n"));
+    let spool = match plan.spool_bytes {
+        0 => String::new(),
+        bytes => format!(" and {} for activations on the way", output::bytes(bytes)),
+    };
+    lines.push(format!("disk    {disk} for the output{spool}, {free} free{short}\n"));
     lines.join("\n")
 }
 
