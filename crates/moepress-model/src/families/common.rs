@@ -18,8 +18,16 @@ const MAX_WIDTH: usize = 1 << 20;
 /// # Errors
 /// A key is missing, or has a value that no family was written for.
 pub fn base(config: Config<'_>, family: &str, partial: f64, pairs: Pairs) -> Result<ModelSpec, ConfigError> {
-    let head_dim = head_dim(config)?;
-    let rope = rotary(config, Wanted { dims: head_dim, pairs, partial, long: false })?.rope;
+    grouped(config, family, Wanted { dims: head_dim(config)?, pairs, partial, long: false })
+}
+
+/// As [`base`], with what the family wants of rotary positions.
+///
+/// # Errors
+/// As [`base`].
+pub fn grouped(config: Config<'_>, family: &str, wanted: Wanted) -> Result<ModelSpec, ConfigError> {
+    let head_dim = wanted.dims;
+    let rope = rotary(config, wanted)?.rope;
     with_attention(config, family, |heads, kv_heads| Attention {
         heads,
         kv_heads,

@@ -1,9 +1,9 @@
 //! Phi-3.5-MoE: layer norms with biases, two experts chosen one after the other by SparseMixer, LongRoPE.
 
-use super::common::{ALL_MAPS, Mixture, biased, head_dim, layers, with_attention};
-use super::rope::{Wanted, rotary};
+use super::common::{ALL_MAPS, Mixture, biased, grouped, head_dim, layers};
+use super::rope::Wanted;
 use super::{Family, names::MIXTRAL};
-use crate::attention::{Attention, Pairs};
+use crate::attention::Pairs;
 use crate::moe::Scores;
 use crate::spec::{ModelSpec, NormKind};
 use crate::{Config, ConfigError};
@@ -16,23 +16,9 @@ pub const FAMILY: Family = Family {
 };
 
 fn spec(config: Config<'_>) -> Result<ModelSpec, ConfigError> {
-    let head_dim = head_dim(config)?;
-    let wanted = Wanted { dims: head_dim, pairs: Pairs::Halves, partial: 1.0, long: true };
-    let rope = rotary(config, wanted)?.rope;
-    let biases = biased(config, "attention_bias", false, &ALL_MAPS)?;
-    let mut spec = with_attention(config, FAMILY.model_type, |heads, kv_heads| Attention {
-        heads,
-        kv_heads,
-        head_dim,
-        value_dim: head_dim,
-        scale: (head_dim as f64).powf(-0.5),
-        biases,
-        latent: None,
-        norm: None,
-        clip: None,
-        sinks: false,
-        rope,
-    })?;
+    let wanted = Wanted { dims: head_dim(config)?, pairs: Pairs::Halves, partial: 1.0, long: true };
+    let mut spec = grouped(config, FAMILY.model_type, wanted)?;
+    spec.attention.biases = biased(config, "attention_bias", false, &ALL_MAPS)?;
     spec.norm.kind = NormKind::Layer;
     spec.head_bias = config.flag("lm_head_bias", false)?;
     let mut mixture = Mixture::new(config, &["num_local_experts", "num_experts"], "intermediate_size")?;
