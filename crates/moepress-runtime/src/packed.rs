@@ -1,6 +1,6 @@
 //! Linear maps that keep their weights as stored.
 
-use moepress_kernels::matmul;
+use moepress_kernels::{Activations, Precision, matmul};
 use moepress_nn::{Linear, Tensor, from_rows, to_rows};
 use moepress_quant::Stored;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ impl Linear for Packed {
         let (rows, _) = self.0.matrix_shape();
         // The only error is an x of the wrong width. Block and Ends have checked every shape; should one
         // slip through, no values make no tensor, and burn stops as it does for its own products.
-        let y = matmul(&to_rows(x), n, &self.0).unwrap_or_default();
+        let x = to_rows(x);
+        let y = matmul(&Activations::new(&x, n, Precision::Exact), &self.0).unwrap_or_default();
         from_rows(y, [n, rows], &device)
     }
 }
