@@ -7,7 +7,11 @@ use moepress_quant::{Dtype, Format, Plain, Stored};
 use proptest::prelude::*;
 
 const PLAIN: [&str; 3] = ["bf16", "f16", "f32"];
-const PACKED: [&str; 14] = [
+const PACKED: [&str; 18] = [
+    "ternary-g16",
+    "ternary-row",
+    "int4-row",
+    "int3-sym-g16",
     "ternary-g32",
     "ternary-g64",
     "ternary-g128",
