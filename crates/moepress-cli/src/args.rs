@@ -1,6 +1,6 @@
 //! The words of the command line.
 
-use crate::commands::{eval, generate, inspect, logits, plan, run, stats};
+use crate::commands::{bench, eval, generate, inspect, logits, plan, run, stats};
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -44,6 +44,7 @@ pub enum Command {
     Eval(eval::Args),
     Generate(generate::Args),
     Logits(logits::Args),
+    Bench(bench::Args),
 }
 
 /// The backend of that name.

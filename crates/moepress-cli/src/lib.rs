@@ -49,6 +49,7 @@ fn run(args: Args, context: &Context) -> Result<Ending, Failure> {
         args::Command::Eval(args) => args.run(context),
         args::Command::Generate(args) => args.run(context),
         args::Command::Logits(args) => args.run(context),
+        args::Command::Bench(args) => args.run(context),
     }
 }
 

@@ -1,10 +1,9 @@
-//! Texts through a model, in parallel.
+//! Texts through a model.
 
 use crate::score::{Chunk, Scores, score};
 use crate::{Divergence, EvalError, Likelihood};
 use moepress_checkpoint::Progress;
 use moepress_runtime::Model;
-use rayon::prelude::*;
 use serde::Serialize;
 
 /// Tokens that run as one batch, at least one window: enough for efficient products. Fixed, so that results
@@ -62,7 +61,7 @@ pub struct Evaluation {
 
 /// Scores `texts` under `model`; with `against`, the original, also the distance to it.
 ///
-/// Memory beyond the models: per thread the activations of 1024 tokens and 16 MiB of logits of each model.
+/// Memory beyond the models: the activations of 1024 tokens and 16 MiB of logits of each model.
 ///
 /// # Errors
 /// A text without predictions, tokens the model cannot run on, vocabularies that differ, logits that are
@@ -86,17 +85,12 @@ pub fn evaluate(
     let chunks: Vec<Chunk> =
         texts.iter().enumerate().flat_map(|(index, text)| chunks(index, &text.windows)).collect();
     let mut scores: Vec<Scores> = texts.iter().map(|_| Scores::default()).collect();
-    let mut done = 0;
-    for group in chunks.chunks(2 * rayon::current_num_threads()) {
+    for (done, chunk) in chunks.iter().enumerate() {
         if progress.cancelled() {
             return Err(EvalError::Cancelled);
         }
-        let results: Vec<_> = group.par_iter().map(|chunk| score(model, against, chunk)).collect();
-        for (chunk, result) in group.iter().zip(results) {
-            scores[chunk.text].append(result?);
-        }
-        done += group.len();
-        progress.step("evaluate", done as u64, chunks.len() as u64);
+        scores[chunk.text].append(score(model, against, chunk)?);
+        progress.step("evaluate", done as u64 + 1, chunks.len() as u64);
     }
     let tokens: usize = chunks.iter().map(|chunk| chunk.ids.len()).sum();
     if let Some((text, _)) = texts.iter().zip(&scores).find(|(_, scores)| !scores.is_finite()) {
@@ -104,7 +98,7 @@ pub fn evaluate(
     }
     let speed = |index: usize| {
         let seconds: f64 = scores.iter().map(|scores| scores.seconds[index]).sum();
-        (tokens * rayon::current_num_threads()) as f64 / seconds.max(1e-9)
+        tokens as f64 / seconds.max(1e-9)
     };
     let original = against.map(|_| {
         let losses: Vec<_> = scores.iter().map(|scores| scores.original_losses.as_slice()).collect();

@@ -1,10 +1,10 @@
 //! The numbers of single tokens.
 
-use moepress_nn::{Tensor, to_rows};
-use moepress_runtime::{Model, RuntimeError, likeliest};
+use moepress_runtime::{Model, Precision, RuntimeError, likeliest};
+use rayon::prelude::*;
 use std::time::Instant;
 
-/// Logits of one model that a thread holds at a time, in elements: 16 MiB.
+/// Logits of one model that are held at a time, in elements: 16 MiB.
 const LOGITS: usize = 4 << 20;
 
 /// Windows of one length that run as one batch.
@@ -26,7 +26,7 @@ pub(crate) struct Scores {
     pub(crate) divergences: Vec<f64>,
     /// Predictions whose likeliest token is that of the original.
     pub(crate) agreed: usize,
-    /// Seconds that threads spent in the model, and in the original.
+    /// Seconds spent in the model, and in the original.
     pub(crate) seconds: [f64; 2],
 }
 
@@ -63,21 +63,29 @@ pub(crate) fn score(model: &Model, against: Option<&Model>, chunk: &Chunk) -> Re
     let vocab = model.spec().vocab;
     for start in (0..chunk.ids.len()).step_by((LOGITS / vocab).max(1)) {
         let end = chunk.ids.len().min(start + (LOGITS / vocab).max(1));
-        let logits = timed(&mut scores.seconds[0], || logits(model, &hidden, start, end));
+        let logits = timed(&mut scores.seconds[0], || logits(model, &hidden, start, end))?;
         let seconds = &mut scores.seconds[1];
         let expected = original
             .as_ref()
-            .map(|(original, hidden)| timed(seconds, || self::logits(original, hidden, start, end)));
-        for row in (start..end).filter(|row| !(row + 1).is_multiple_of(chunk.window)) {
+            .map(|(original, hidden)| timed(seconds, || self::logits(original, hidden, start, end)))
+            .transpose()?;
+        let predictions = (start..end).into_par_iter().filter(|row| !(row + 1).is_multiple_of(chunk.window));
+        let predict = |row: usize| {
             let at = (row - start) * vocab..(row - start + 1) * vocab;
             let target = chunk.ids[row + 1] as usize;
             let q = LogProbabilities::new(&logits[at.clone()]);
-            scores.losses.push(-q.of(target));
-            if let Some(expected) = &expected {
+            let beside = expected.as_ref().map(|expected| {
                 let p = LogProbabilities::new(&expected[at]);
-                scores.original_losses.push(-p.of(target));
-                scores.divergences.push(divergence(&p, &q));
-                scores.agreed += usize::from(p.likeliest == q.likeliest);
+                (-p.of(target), divergence(&p, &q), p.likeliest == q.likeliest)
+            });
+            (-q.of(target), beside)
+        };
+        for (loss, beside) in predictions.map(predict).collect::<Vec<_>>() {
+            scores.losses.push(loss);
+            if let Some((loss, divergence, agreed)) = beside {
+                scores.original_losses.push(loss);
+                scores.divergences.push(divergence);
+                scores.agreed += usize::from(agreed);
             }
         }
     }
@@ -93,9 +101,9 @@ fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {
 }
 
 /// Logits of the rows `start..end` of hidden states, row-major.
-fn logits(model: &Model, hidden: &Tensor<2>, start: usize, end: usize) -> Vec<f32> {
-    let [_, width] = hidden.dims();
-    to_rows(model.logits(hidden.clone().slice([start..end, 0..width])))
+fn logits(model: &Model, hidden: &[f32], start: usize, end: usize) -> Result<Vec<f32>, RuntimeError> {
+    let width = model.spec().hidden;
+    model.logits(&hidden[start * width..end * width], Precision::Exact)
 }
 
 /// log softmax of one row of logits, in f64.

@@ -1,6 +1,6 @@
 //! Inputs of products: f32 rows, and for the fast kernels the same as eight-bit integers.
 
-use moepress_quant::{Code, Format};
+use moepress_quant::{Code, Dtype, Format};
 use std::sync::OnceLock;
 
 /// Columns of a chunk, what the fast kernels take at a time: sixteen lanes of sixteen.
@@ -47,15 +47,16 @@ impl<'a> Activations<'a> {
         self.n == 0
     }
 
-    /// What products with weights in these formats need, made now rather than by the first thread to ask.
-    pub fn prepare(&self, formats: impl IntoIterator<Item = Format>) {
-        if self.precision == Precision::Exact {
-            return;
-        }
-        for format in formats {
-            if let Format::Grouped(format) = format {
+    /// Makes what a product with weights in this format needs, unless it has been made.
+    pub(crate) fn prepare(&self, format: Format) {
+        match (self.precision, format) {
+            (Precision::Fast, Format::Grouped(format)) => {
                 self.quantized(Order::of(format.code));
             }
+            (Precision::Fast, Format::Plain(Dtype::Bf16)) if self.n > 1 => {
+                self.halves();
+            }
+            _ => {}
         }
     }
 

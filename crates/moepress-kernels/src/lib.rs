@@ -33,6 +33,9 @@ mod dot;
 #[allow(clippy::needless_range_loop)]
 // adaptors take closures, which would not be compiled for the instruction set
 mod isa;
+#[allow(unsafe_code)] // vector instructions
+#[allow(clippy::needless_range_loop)] // as in isa
+mod limits;
 mod matmul;
 #[allow(unsafe_code)] // gemm has no safe entry
 mod product;
@@ -45,6 +48,7 @@ mod tests;
 mod vector;
 
 pub use activations::{Activations, Precision};
+pub use limits::Limits;
 pub use matmul::{matmul, matmuls};
 pub use product::{Side, product};
 pub use reference::matmul_reference;

@@ -47,19 +47,20 @@ pub fn matmuls(products: &[(&Activations<'_>, &Stored)]) -> Result<Vec<Vec<f32>>
             rows(x, w, *first..*first + y.len() / x.n, y);
         }
     };
-    if work < SMALL || rayon::current_num_threads() == 1 {
-        compute(&mut pieces);
-    } else {
-        for (x, w) in products {
-            x.prepare([w.format()]);
-        }
-        let run = pieces.len().div_ceil(RUNS * rayon::current_num_threads());
-        pieces.par_chunks_mut(run).for_each(compute);
-    }
-    for ((x, w), y) in products.iter().zip(&mut results) {
+    let ordered = |((x, w), y): (&(&Activations<'_>, &Stored), &mut Vec<f32>)| {
         if x.n > 1 {
             *y = transposed(y, w.matrix_shape().0, x.n);
         }
+    };
+    if work < SMALL || rayon::current_num_threads() == 1 {
+        compute(&mut pieces);
+        products.iter().zip(&mut results).for_each(ordered);
+    } else {
+        // By one thread each, so that none waits for another in the middle of a product.
+        products.par_iter().for_each(|(x, w)| x.prepare(w.format()));
+        let run = pieces.len().div_ceil(RUNS * rayon::current_num_threads());
+        pieces.par_chunks_mut(run).for_each(compute);
+        products.par_iter().zip(&mut results).for_each(ordered);
     }
     Ok(results)
 }

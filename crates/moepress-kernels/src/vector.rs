@@ -35,6 +35,8 @@ macro_rules! by_processor {
     )*};
 }
 
+pub(crate) use by_processor;
+
 /// The widest vectors of a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Width {

@@ -1,7 +1,8 @@
 //! Why a model cannot be loaded or run.
 
 use moepress_checkpoint::{CheckpointError, ErrorKind};
-use moepress_nn::BlockError;
+use moepress_kernels::MatmulError;
+use moepress_model::Tensor;
 
 /// An error of loading or running a model.
 #[derive(Debug, thiserror::Error)]
@@ -9,9 +10,15 @@ pub enum RuntimeError {
     /// Weights cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Weights do not fit the description.
+    /// A tensor that the model needs and was not given in the right shape.
+    #[error("{tensor} is missing or misshapen")]
+    Weight {
+        /// The tensor.
+        tensor: Tensor,
+    },
+    /// Weights that do not fit what they are multiplied with.
     #[error(transparent)]
-    Block(#[from] BlockError),
+    Product(#[from] MatmulError),
     /// There is nothing to run on.
     #[error("no tokens to run the model on")]
     Empty,
@@ -41,9 +48,9 @@ pub enum RuntimeError {
         /// Sequences.
         batch: usize,
     },
-    /// A temperature that is no temperature.
-    #[error("temperature {0} must be 0 (always the likeliest token) or a number above")]
-    Temperature(f64),
+    /// A rule of sampling that is none, and why.
+    #[error("{0}")]
+    Sampling(String),
     /// A logit that is NaN or infinite.
     #[error("the model computes logits that are not finite: its weights are damaged")]
     NotFinite,
@@ -54,10 +61,10 @@ impl RuntimeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Checkpoint(error) => error.kind(),
-            Self::Block(_) | Self::Token { .. } | Self::NotFinite => ErrorKind::BadInput,
-            Self::Empty | Self::Context { .. } | Self::Batch { .. } | Self::Temperature(_) => {
-                ErrorKind::Usage
+            Self::Weight { .. } | Self::Product(_) | Self::Token { .. } | Self::NotFinite => {
+                ErrorKind::BadInput
             }
+            Self::Empty | Self::Context { .. } | Self::Batch { .. } | Self::Sampling(_) => ErrorKind::Usage,
         }
     }
 }

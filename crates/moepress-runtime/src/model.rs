@@ -1,18 +1,25 @@
 //! A loaded model.
 
-use crate::{RuntimeError, packed};
+use crate::RuntimeError;
+use crate::decoder::{
+    Builder, Cache, Expert, ExpertStore, Layer, LayerCache, Map, Norm, Pass, Resident, Rotary, Span,
+};
 use moepress_checkpoint::Source;
-use moepress_model::ModelSpec;
-use moepress_nn::{Block, Builder, Device, Ends, Ignore, KeyValues, MakeLinear, Rotary, Tensor};
-use std::ops::Range;
+use moepress_kernels::{Activations, Precision};
+use moepress_model::{ModelSpec, Tensor};
+use moepress_quant::Stored;
+use rayon::prelude::*;
+use std::sync::Arc;
 
-/// A model whose weights are in memory, in the formats they are stored in. Shared freely by threads; every
-/// pass runs on the calling one.
+/// A model whose weights are in memory, in the formats they are stored in. Shared freely by threads; every pass
+/// uses all of those of the pool it is called in.
 pub struct Model {
     spec: ModelSpec,
-    ends: Ends,
-    blocks: Vec<Block>,
-    pub(crate) device: Device,
+    embedding: Arc<Stored>,
+    final_norm: Norm,
+    head: Map,
+    layers: Vec<Layer>,
+    experts: Box<dyn ExpertStore>,
 }
 
 impl Model {
@@ -21,15 +28,53 @@ impl Model {
     /// # Errors
     /// A weight cannot be read, or does not fit the description.
     pub fn load(source: &dyn Source) -> Result<Self, RuntimeError> {
-        Self::load_as(source, &packed, Device::flex())
+        let spec = source.spec().clone();
+        let parts: Vec<(Layer, Vec<Arc<Expert>>)> = (0..spec.layers.len())
+            .into_par_iter()
+            .map(|layer| {
+                let mut builder = Builder::new(&spec, layer, source.layer(layer)?);
+                let core = builder.layer()?;
+                let experts = match spec.moe(layer) {
+                    Some(moe) => {
+                        let expert = |e| Ok(Arc::new(builder.expert(moe, e)?));
+                        (0..moe.experts.len()).map(expert).collect::<Result<_, RuntimeError>>()?
+                    }
+                    None => vec![],
+                };
+                Ok((core, experts))
+            })
+            .collect::<Result<_, RuntimeError>>()?;
+        let (layers, experts) = parts.into_iter().unzip();
+        Self::assemble(spec, source, layers, Box::new(Resident(experts)))
     }
 
-    fn load_as(source: &dyn Source, linear: MakeLinear<'_>, device: Device) -> Result<Self, RuntimeError> {
-        let spec = source.spec().clone();
-        let ends = Ends::new(&spec, |name| source.tensor(name).map_err(RuntimeError::from), linear, &device)?;
-        let block = |layer| Ok(Builder::new(&spec, layer, source.layer(layer)?, linear, &device).block()?);
-        let blocks = (0..spec.layers.len()).map(block).collect::<Result<_, RuntimeError>>()?;
-        Ok(Self { spec, ends, blocks, device })
+    fn assemble(
+        spec: ModelSpec,
+        source: &dyn Source,
+        layers: Vec<Layer>,
+        experts: Box<dyn ExpertStore>,
+    ) -> Result<Self, RuntimeError> {
+        let take = |tensor: Tensor| {
+            let stored = source.tensor(tensor)?;
+            match Some(stored.shape()) == spec.shape(tensor) {
+                true => Ok(stored),
+                false => Err(RuntimeError::Weight { tensor }),
+            }
+        };
+        let optional = |tensor: Tensor| match spec.shape(tensor) {
+            Some(_) => take(tensor).map(|stored| Some(stored.to_f32())),
+            None => Ok(None),
+        };
+        let embedding = Arc::new(take(Tensor::Embedding)?);
+        let weight = if spec.tied_embeddings { embedding.clone() } else { Arc::new(take(Tensor::Head)?) };
+        let final_norm = Norm {
+            kind: spec.norm.kind,
+            eps: spec.norm.eps,
+            weight: take(Tensor::FinalNorm)?.to_f32(),
+            bias: optional(Tensor::FinalNormBias)?,
+        };
+        let head = Map { weight, bias: optional(Tensor::HeadBias)? };
+        Ok(Self { spec, embedding, final_norm, head, layers, experts })
     }
 
     /// What the model is.
@@ -37,33 +82,43 @@ impl Model {
         &self.spec
     }
 
-    /// Hidden states `[ids.len(), hidden]` after the last layer of `batch` sequences of equal length, one
-    /// after the other in `ids`; not yet normed.
+    /// Hidden states `[ids.len(), hidden]` after the last layer of `batch` sequences of equal length, one after the
+    /// other in `ids`; not yet normed. Exact.
     ///
     /// # Errors
-    /// No tokens, a token outside the vocabulary, sequences of different or too great length.
-    pub fn hidden(&self, ids: &[u32], batch: usize) -> Result<Tensor<2>, RuntimeError> {
+    /// No tokens, a token outside the vocabulary, sequences of different or too great length, or an expert that
+    /// cannot be read.
+    pub fn hidden(&self, ids: &[u32], batch: usize) -> Result<Vec<f32>, RuntimeError> {
         if batch == 0 || !ids.len().is_multiple_of(batch) {
             return Err(RuntimeError::Batch { tokens: ids.len(), batch });
         }
-        self.forward(ids, batch, 0..ids.len() / batch, None)
+        let tokens = ids.len() / batch;
+        let spans = vec![Span { tokens, start: 0, length: tokens }; batch];
+        self.forward(ids, &spans, None, Precision::Exact)
     }
 
-    /// Logits `[n, vocab]` of hidden states `[n, hidden]`. Take as many rows at a time as memory allows:
-    /// a thousand of them for a vocabulary of 150,000 are 600 MB.
-    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.ends.logits(hidden)
+    /// Logits `[n, vocab]` of hidden states `[n, hidden]`. Take as many rows at a time as memory allows: a thousand of
+    /// them for a vocabulary of 150,000 are 600 MB.
+    ///
+    /// # Errors
+    /// The hidden states are no rows of this model's width.
+    pub fn logits(&self, hidden: &[f32], precision: Precision) -> Result<Vec<f32>, RuntimeError> {
+        let rows = hidden.len() / self.spec.hidden.max(1);
+        let normed = self.final_norm.rows(hidden);
+        let mut logits = self.head.forward(&Activations::new(&normed, rows, precision))?;
+        scale(&mut logits, self.spec.scales.logits);
+        Ok(logits)
     }
 
-    /// As [`Self::hidden`], of the first tokens of the run `place` in their sequences, whose end is that of the
-    /// sequences; with one cache per layer that holds what came before.
+    /// Hidden states `[ids.len(), hidden]` after the last layer of runs of tokens, which continue what their caches
+    /// hold; without caches they are whole sequences.
     pub(crate) fn forward(
         &self,
         ids: &[u32],
-        batch: usize,
-        place: Range<usize>,
-        caches: Option<&mut [KeyValues]>,
-    ) -> Result<Tensor<2>, RuntimeError> {
+        spans: &[Span],
+        mut caches: Option<&mut [&mut Cache]>,
+        precision: Precision,
+    ) -> Result<Vec<f32>, RuntimeError> {
         if ids.is_empty() {
             return Err(RuntimeError::Empty);
         }
@@ -71,22 +126,48 @@ impl Model {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab) {
             return Err(RuntimeError::Token { id, vocab });
         }
-        let tokens = ids.len() / batch;
-        self.check_length(place.end)?;
-        let positions = place.start..place.start + tokens;
-        let rotary = Rotary::part(&self.spec.attention, positions, place.end, &self.device);
-        let mut caches = caches.map(<[KeyValues]>::iter_mut);
-        let embedded = self.ends.embed(ids, &self.device);
-        Ok(self.blocks.iter().fold(embedded, |x, block| {
-            let cache = caches.as_mut().and_then(Iterator::next);
-            block.forward(x, batch, &rotary, cache, &mut Ignore)
-        }))
+        spans.iter().try_for_each(|span| self.check_length(span.length))?;
+        let rotaries: Vec<Rotary> =
+            spans.iter().map(|span| Rotary::new(&self.spec.attention, span)).collect();
+        let pass = Pass { spans, rotaries: &rotaries, precision, experts: &*self.experts };
+        let mut scratch: Cache = vec![LayerCache::default(); if caches.is_none() { spans.len() } else { 0 }];
+        let mut x = self.embed(ids);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let mut own: Vec<&mut LayerCache> = match &mut caches {
+                Some(caches) => caches.iter_mut().map(|cache| &mut cache[index]).collect(),
+                None => scratch.iter_mut().collect(),
+            };
+            layer.forward(index, &mut x, &pass, &mut own)?;
+            scratch.iter_mut().for_each(LayerCache::clear);
+        }
+        Ok(x)
+    }
+
+    fn embed(&self, ids: &[u32]) -> Vec<f32> {
+        let mut rows = vec![0.0; ids.len() * self.spec.hidden];
+        for (out, &id) in rows.chunks_exact_mut(self.spec.hidden.max(1)).zip(ids) {
+            self.embedding.row_to_f32(id as usize, out);
+        }
+        scale(&mut rows, self.spec.scales.embedding);
+        rows
     }
 
     /// Checks that a sequence is no longer than the context.
     pub(crate) fn check_length(&self, tokens: usize) -> Result<(), RuntimeError> {
         let context = self.spec.context;
         if tokens > context { Err(RuntimeError::Context { tokens, context }) } else { Ok(()) }
+    }
+
+    /// An empty cache.
+    pub(crate) fn cache(&self) -> Cache {
+        vec![LayerCache::default(); self.layers.len()]
+    }
+}
+
+/// x · factor.
+fn scale(x: &mut [f32], factor: f64) {
+    if factor != 1.0 {
+        x.iter_mut().for_each(|x| *x *= factor as f32);
     }
 }
 
@@ -95,15 +176,20 @@ mod tests {
     use super::*;
     use crate::toy::{Toy, close};
     use moepress_model::{Mlp, Part, Projection, Segment, Tensor as Name};
-    use moepress_nn::{dense, to_rows};
     use moepress_quant::formats::encode_nearest;
     use moepress_quant::{Dtype, Format, Plain, Stored};
 
     const IDS: [u32; 10] = [1, 5, 2, 9, 30, 5, 5, 0, 17, 3];
 
     fn logits(toy: &Toy) -> Vec<f32> {
+        logits_as(toy, Precision::Exact)
+    }
+
+    fn logits_as(toy: &Toy, precision: Precision) -> Vec<f32> {
         let model = Model::load(toy).unwrap();
-        to_rows(model.logits(model.hidden(&IDS, 2).unwrap()))
+        let spans = [Span { tokens: 5, start: 0, length: 5 }; 2];
+        let hidden = model.forward(&IDS, &spans, None, precision).unwrap();
+        model.logits(&hidden, precision).unwrap()
     }
 
     fn rows(stored: &Stored, rows: std::ops::Range<usize>) -> Stored {
@@ -161,9 +247,9 @@ mod tests {
 
     #[test]
     fn packed_weights_compute_as_their_decoded_values() {
-        for format in ["bf16", "ternary-row", "int2-g16", "int3-sym-g64", "int4-row", "int8-g128"] {
-            let mut toy = Toy::new();
-            for (name, stored) in &mut toy.weights {
+        for format in ["bf16", "ternary-g32", "int2-g32", "int3-sym-g64", "int4-row", "int8-g128"] {
+            let (mut packed, mut decoded) = (Toy::new(), Toy::new());
+            for (name, stored) in &mut packed.weights {
                 let (rows, cols) = stored.matrix_shape();
                 let values = stored.to_f32();
                 *stored = match format.parse().unwrap() {
@@ -175,19 +261,20 @@ mod tests {
                         Stored::Packed(encode_nearest(format, rows, cols, &values, None).unwrap())
                     }
                 };
+                let plain = Plain::from_f32(Dtype::F32, stored.shape(), &stored.to_f32());
+                decoded.weights.insert(*name, Stored::Plain(plain));
             }
-            let device = Device::flex();
-            let decoded = Model::load_as(&toy, &|stored| dense(&stored, &device), device.clone()).unwrap();
-            let expected = to_rows(decoded.logits(decoded.hidden(&IDS, 2).unwrap()));
-            close(&logits(&toy), &expected, 1e-5);
+            close(&logits(&packed), &logits(&decoded), 1e-5);
+            // Eight bits per activation: a tiny model with random weights has nothing to average errors over.
+            close(&logits_as(&packed, Precision::Fast), &logits(&decoded), 5e-2);
         }
     }
 
     #[test]
     fn sequences_of_a_batch_do_not_see_each_other() {
         let model = Model::load(&Toy::new()).unwrap();
-        let together = to_rows(model.hidden(&IDS, 2).unwrap());
-        let apart = IDS.chunks(5).flat_map(|ids| to_rows(model.hidden(ids, 1).unwrap()));
+        let together = model.hidden(&IDS, 2).unwrap();
+        let apart = IDS.chunks(5).flat_map(|ids| model.hidden(ids, 1).unwrap());
         close(&together, &apart.collect::<Vec<_>>(), 1e-5);
     }
 
@@ -202,6 +289,6 @@ mod tests {
         assert!(matches!(model.hidden(&[0; 25], 1), Err(RuntimeError::Context { tokens: 25, context: 24 })));
         let mut misshapen = Toy::new();
         misshapen.spec.hidden += 2;
-        assert!(matches!(Model::load(&misshapen), Err(RuntimeError::Block(_))));
+        assert!(matches!(Model::load(&misshapen), Err(RuntimeError::Weight { .. })));
     }
 }

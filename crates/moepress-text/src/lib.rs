@@ -8,6 +8,7 @@ mod lines;
 mod plain;
 mod sampler;
 mod special;
+mod stop;
 mod stream;
 mod tokenizer;
 #[cfg(test)]
@@ -15,5 +16,6 @@ mod toy;
 
 pub use error::TextError;
 pub use sampler::{Bos, Form, Sampler, Sampling, Windows};
+pub use stop::StopStrings;
 pub use stream::Stream;
 pub use tokenizer::Tokenizer;

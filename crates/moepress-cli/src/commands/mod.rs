@@ -1,5 +1,6 @@
 //! The commands, one file each: arguments, help, work.
 
+pub mod bench;
 pub mod eval;
 pub mod generate;
 pub mod inspect;

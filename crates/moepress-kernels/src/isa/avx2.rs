@@ -189,6 +189,12 @@ unsafe impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: a hint, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn zero() -> Self::Lanes {
         // SAFETY: registers only.
         unsafe { [_mm256_setzero_ps(); 2] }

@@ -201,6 +201,12 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: a hint, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn zero() -> Self::Lanes {
         // SAFETY: registers only.
         unsafe { _mm512_setzero_ps() }

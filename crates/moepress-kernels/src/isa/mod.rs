@@ -35,6 +35,9 @@ pub(crate) unsafe trait Isa {
     /// f16 numbers spread over the lanes, of which `left` > 0 are there; zero for those that are missing.
     unsafe fn numbers(bits: *const u16, left: usize, spread: Self::Spread) -> Self::Lanes;
 
+    /// Asks for the line of memory at an address that may be anywhere.
+    unsafe fn prefetch(address: *const u8);
+
     /// Zeros.
     unsafe fn zero() -> Self::Lanes;
 
@@ -68,6 +71,9 @@ pub(crate) const fn chunk_bytes(kind: u8) -> usize {
         bits => 32 * bits as usize,
     }
 }
+
+/// Bytes between what is read and what is asked for, where a single input meets rows straight from memory.
+const AHEAD: usize = 4096;
 
 /// The code of zero in centred formats is 1 << this.
 pub(crate) const fn middle(kind: u8) -> u32 {
@@ -191,6 +197,12 @@ unsafe fn rows_of<I: Isa, const KIND: u8, const CENTRED: bool, const R: usize, c
                 let (mut at, mut group) = (0, 0);
                 for chunk in 0..width.div_ceil(const { chunk_bytes(KIND) }) {
                     for r in 0..R {
+                        if T == 1 {
+                            // Several rows at a time are too short a run each for the processor to foresee.
+                            for line in 0..const { chunk_bytes(KIND).div_ceil(64) } {
+                                I::prefetch(packed[r].as_ptr().wrapping_add(at + AHEAD + 64 * line));
+                            }
+                        }
                         codes[r] = I::unpack::<KIND>(packed[r].as_ptr().add(at), width - at);
                         grids[r].scales = I::numbers(scales[r].as_ptr().add(group), groups - group, spread);
                         if !CENTRED {

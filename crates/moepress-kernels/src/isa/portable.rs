@@ -98,6 +98,9 @@ unsafe impl Isa for Portable {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(_address: *const u8) {}
+
+    #[inline(always)]
     unsafe fn zero() -> Self::Lanes {
         [0.0; LANES]
     }
