@@ -4,6 +4,7 @@ use crate::moe::{Expert, Moe, Segment};
 use crate::spec::{Mlp, ModelSpec};
 use crate::tensor::Tensor;
 use moepress_quant::Format;
+use moepress_quant::codec::Packing;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -64,6 +65,8 @@ pub enum Edit {
         format: Format,
         /// How codes are found.
         solver: Solver,
+        /// How codes are stored.
+        codec: Packing,
     },
 }
 
@@ -122,7 +125,8 @@ impl Edit {
             Self::Encode {
                 tensor: Tensor::Layer(..),
                 format: Format::Grouped(_),
-                solver: Solver::Gptq { .. }
+                solver: Solver::Gptq { .. },
+                ..
             }
         )
     }
@@ -152,6 +156,7 @@ impl ModelSpec {
     /// # Errors
     /// It names something the model does not have.
     pub fn edit(&mut self, edit: &Edit) -> Result<(), EditError> {
+        self.packed.retain(|tensor, _| edit.layer() != tensor.layer());
         match edit {
             Edit::DropCarried => {
                 self.carried.clear();

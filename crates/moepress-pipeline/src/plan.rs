@@ -5,6 +5,7 @@ use crate::memory::{Load, predict};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
 use moepress_model::{Class, Edit, ModelSpec, Tensor};
 use moepress_quant::Format;
+use moepress_quant::codec::Packing;
 use moepress_recipe::{Coverage, Mtp, Recipe, TextSpec};
 use moepress_stages::{Evidence, Stage, assumed, from_recipe};
 use moepress_stats::{Need, Needs};
@@ -120,7 +121,7 @@ pub(crate) fn plan_with(
     let mut planned = Vec::new();
     // A stage that changes routing makes what was measured before it stale.
     let mut stale_after = Vec::new();
-    let mut assigned = None;
+    let (mut assigned, mut packs) = (None, false);
     let (mut unrounded, mut rounding) = (spec.clone(), None);
     for (index, (stage, recipe_stage)) in stages.iter().zip(&recipe.stages).enumerate() {
         stage.check(&spec)?;
@@ -132,7 +133,10 @@ pub(crate) fn plan_with(
         for edit in &edits {
             match edit {
                 Edit::Assign { .. } => assigned = Some(index),
-                Edit::Encode { .. } => assigned = None,
+                Edit::Encode { codec, .. } => {
+                    assigned = None;
+                    packs |= *codec == Packing::Best;
+                }
                 _ => {}
             }
             if edit.awaits_inputs() {
@@ -154,6 +158,10 @@ pub(crate) fn plan_with(
             .error("chooses formats that nothing carries out; put a quantize stage after it")
             .into());
     }
+    let bounds = packs.then(|| {
+        "codes will be stored as small as they turn out: sizes are those of bit fields, which are more"
+            .to_owned()
+    });
     let needs = sweeps(&stages, &stale_after);
     for (stage, needs) in planned.iter_mut().zip(&needs) {
         stage.measures = needs.as_ref().map(words).unwrap_or_default();
@@ -167,7 +175,7 @@ pub(crate) fn plan_with(
     let prediction = predict(before, &spec, &load(recipe, &swept, rounding.map(|_| (&unrounded, &rounded))))?;
     let plan = Plan {
         family: spec.family.clone(),
-        notes: model.notes().iter().cloned().chain(carried).collect(),
+        notes: model.notes().iter().cloned().chain(carried).chain(bounds).collect(),
         before: Sizes::of(before),
         stages: planned,
         after: Sizes::of(&spec),

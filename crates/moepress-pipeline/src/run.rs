@@ -117,6 +117,7 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     writer.write_file("recipe.yaml", recipe.as_bytes())?;
     writer.write_file("edits.json", &lines(edited.edits())?)?;
     writer.write_manifest(edited.spec(), inputs, &recipe)?;
+    let written = writer.sized(edited.spec());
     seconds.write = at.elapsed().as_secs_f64();
 
     let at = Instant::now();
@@ -133,10 +134,10 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         model: job.model_name.to_owned(),
         family: plan.family.clone(),
         before: plan.before.clone(),
-        after: Sizes::of(edited.spec()),
+        after: Sizes::of(&written),
         notes: plan.notes.iter().chain(texts.notes()).cloned().collect(),
         stages: measured.stages,
-        layers: layers(checkpoint.spec(), edited.spec(), &measured.routed),
+        layers: layers(checkpoint.spec(), &written, &measured.routed),
         // Also when nothing was measured before the walk that writes.
         calibration: measured.calibration.or_else(|| {
             let of = |set| calibration(set, texts.window, &Statistics::default(), plan.coverage, &[]);

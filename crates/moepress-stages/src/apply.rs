@@ -4,6 +4,7 @@ mod gptq;
 mod merge;
 
 use moepress_model::{Edit, Group, LayerWeights, ModelSpec, Part, Projection, Solver, Tensor};
+use moepress_quant::codec::Packing;
 use moepress_quant::formats::{EncodeError, encode_nearest};
 use moepress_quant::solve::SolveError;
 use moepress_quant::{Format, Plain, Stored};
@@ -96,12 +97,13 @@ pub fn apply(
                 layer_weights.runs(*expert, &runs.collect::<Vec<_>>())?;
             }
             Edit::Assign { .. } | Edit::DropCarried => {}
-            Edit::Encode { tensor, format, solver } => {
+            Edit::Encode { tensor, format, solver, codec } => {
                 if let Tensor::Layer(_, part) = tensor
                     && layer_weights.has(*part)
                 {
                     let stored = layer_weights.take(*part)?;
-                    weights.insert(*part, encode(*tensor, Stored::Plain(stored), *format, *solver)?);
+                    let stored = encode(*tensor, Stored::Plain(stored), *format, *solver, *codec)?;
+                    weights.insert(*part, stored);
                 }
             }
         }
@@ -116,16 +118,22 @@ pub fn apply(
 /// As [`apply`].
 pub fn apply_outside(tensor: Tensor, mut stored: Stored, edits: &[Edit]) -> Result<Stored, ApplyError> {
     for edit in edits {
-        if let Edit::Encode { tensor: target, format, solver } = edit
+        if let Edit::Encode { tensor: target, format, solver, codec } = edit
             && *target == tensor
         {
-            stored = encode(tensor, stored, *format, *solver)?;
+            stored = encode(tensor, stored, *format, *solver, *codec)?;
         }
     }
     Ok(stored)
 }
 
-fn encode(tensor: Tensor, stored: Stored, format: Format, solver: Solver) -> Result<Stored, ApplyError> {
+fn encode(
+    tensor: Tensor,
+    stored: Stored,
+    format: Format,
+    solver: Solver,
+    codec: Packing,
+) -> Result<Stored, ApplyError> {
     let (rows, cols) = stored.matrix_shape();
     match (format, solver) {
         (Format::Plain(dtype), _) => {
@@ -133,7 +141,7 @@ fn encode(tensor: Tensor, stored: Stored, format: Format, solver: Solver) -> Res
         }
         (Format::Grouped(format), Solver::Nearest | Solver::Gptq { .. }) => {
             encode_nearest(format, rows, cols, &stored.to_f32(), None)
-                .map(Stored::Packed)
+                .map(|packed| Stored::Packed(packed.repacked(codec)))
                 .map_err(|source| ApplyError::Encode { tensor: tensor.to_string(), source })
         }
     }

@@ -1,6 +1,7 @@
 //! The tensors that a stage of quantization is about, and the formats it may use.
 
 use moepress_model::{Class, ModelSpec, Tensor};
+use moepress_quant::codec::Packing;
 use moepress_quant::{Code, Format, Grouped};
 use moepress_recipe::{Params, RecipeError};
 
@@ -38,6 +39,12 @@ pub(crate) fn format(name: &str, params: &Params) -> Result<Format, RecipeError>
     let symmetric = params.bool("symmetric", Some(false))?;
     let code = CODES.iter().find(|(known, _)| *known == name).map_or(Code::Ternary, |(_, code)| *code);
     Ok(Format::Grouped(Grouped { code, group, symmetric: symmetric || code == Code::Ternary }))
+}
+
+/// The parameter `codec`: how codes are stored.
+pub(crate) fn codec(params: &Params) -> Result<Packing, RecipeError> {
+    let word = params.word("codec", Some("fields"), &["fields", "best"])?;
+    Ok(if word == "best" { Packing::Best } else { Packing::Fields })
 }
 
 /// The parameter `classes`: which matrices are meant, the routed experts unless told.

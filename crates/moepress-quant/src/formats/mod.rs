@@ -8,11 +8,11 @@ mod decode;
 mod encode;
 mod grid;
 mod int;
-mod pack;
+pub(crate) mod pack;
 mod ternary;
 
 pub use cost::rounding_cost;
-pub use decode::decode_row;
+pub use decode::{decode_codes, decode_row};
 pub use encode::{EncodeError, encode_nearest, encode_ternary, pack_codes};
 pub(crate) use encode::{check_area, find};
 pub use grid::{Grid, GridError};

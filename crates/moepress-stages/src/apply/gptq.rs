@@ -2,6 +2,7 @@
 
 use super::ApplyError;
 use moepress_model::{Edit, Part, Solver, Tensor};
+use moepress_quant::codec::Packing;
 use moepress_quant::solve::{Factor, Options, Report, SolveError};
 use moepress_quant::{Format, Grouped, Stored};
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ pub struct Rounding {
     pub damp: f64,
     /// Order of the columns, see [`Options::act_order`].
     pub act_order: bool,
+    /// How its codes are stored.
+    pub codec: Packing,
 }
 
 /// What became of a matrix.
@@ -35,13 +38,15 @@ pub fn awaited(layer: usize, edits: &[Edit]) -> Result<BTreeMap<Part, Rounding>,
     let mut waiting: BTreeMap<Part, Rounding> = BTreeMap::new();
     for edit in edits.iter().filter(|edit| edit.layer() == Some(layer)) {
         let taken = match edit {
-            Edit::Encode { tensor: Tensor::Layer(_, part), format, solver } => match (*format, *solver) {
-                (Format::Grouped(format), Solver::Gptq { damp, act_order }) => {
-                    waiting.insert(*part, Rounding { format, damp, act_order });
-                    None
+            Edit::Encode { tensor: Tensor::Layer(_, part), format, solver, codec } => {
+                match (*format, *solver) {
+                    (Format::Grouped(format), Solver::Gptq { damp, act_order }) => {
+                        waiting.insert(*part, Rounding { format, damp, act_order, codec: *codec });
+                        None
+                    }
+                    _ => waiting.keys().find(|waits| *waits == part),
                 }
-                _ => waiting.keys().find(|waits| *waits == part),
-            },
+            }
             Edit::KeepExperts { experts, .. } => {
                 let kept = |(part, rounding): (Part, Rounding)| match part.expert() {
                     None => Some((part, rounding)),
@@ -89,7 +94,7 @@ pub fn round(
             None => factor.insert((options, Factor::new(gram, cols, options).map_err(failed)?)),
         };
         let (packed, report) = factor.solve(rounding.format, rows, &stored.to_f32()).map_err(failed)?;
-        *stored = Stored::Packed(packed);
+        *stored = Stored::Packed(packed.repacked(rounding.codec));
         solved.push(Solved { rows, report });
     }
     Ok(solved)
@@ -108,7 +113,7 @@ mod tests {
 
     fn encode(part: Part, solver: Solver) -> Edit {
         let format = "int3-g32".parse().unwrap();
-        Edit::Encode { tensor: Tensor::Layer(2, part), format, solver }
+        Edit::Encode { tensor: Tensor::Layer(2, part), format, solver, codec: Packing::Best }
     }
 
     const GPTQ: Solver = Solver::Gptq { damp: 0.01, act_order: true };
@@ -162,7 +167,7 @@ mod tests {
             let rounding = waiting[&part];
             let (packed, report) =
                 factor.solve(rounding.format, stored.matrix_shape().0, &stored.to_f32()).unwrap();
-            assert_eq!(rounded[at], (part, Stored::Packed(packed)));
+            assert_eq!(rounded[at], (part, Stored::Packed(packed.repacked(Packing::Best))));
             assert_eq!(solved[at].report, report);
             assert!(report.objective < report.objective_nearest);
         }
@@ -175,6 +180,7 @@ mod tests {
             matrix(5, 1),
             "int3-g32".parse().unwrap(),
             Solver::Nearest,
+            Packing::Best,
         );
         assert_eq!(rounded[0].1, nearest.unwrap());
         let error =
