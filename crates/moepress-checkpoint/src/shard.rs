@@ -2,7 +2,7 @@
 //!
 //! A plain tensor is one tensor of its name. A packed matrix `NAME` of rows × cols is its codes, U8: `NAME.codes`,
 //! `[rows, row_bytes]`, `NAME.trits`, `[rows, row_bytes]`, or `NAME.entropy`, `[bytes]`, as their codec is;
-//! `NAME.scales`, F16 `[rows, groups]`; and, where its format has them, `NAME.offsets`, F16 `[rows, groups]`.
+//! `NAME.scales`, F16 `[rows, groups]`, or `[1, 1]` where all are one and the same and there are no offsets; and, where its format has them, `NAME.offsets`, F16 `[rows, groups]`.
 
 use crate::{CheckpointError, Shards};
 use moepress_quant::codec::{Codec, Codes, Entropy};
@@ -67,16 +67,23 @@ pub fn raw_parts(name: &str, stored: Stored) -> Vec<(String, RawTensor)> {
             };
             vec![(name.to_owned(), RawTensor { dtype, shape, bytes })]
         }
-        Stored::Packed(Packed { format, rows, cols, codes, scales, offsets }) => {
+        Stored::Packed(packed) => {
+            let one_scale = packed.one_scale();
+            let Packed { format, rows, cols, codes, mut scales, offsets } = packed;
+            if one_scale {
+                scales.truncate(1);
+            }
+            let shape = if one_scale { vec![1, 1] } else { vec![rows, format.row_groups(cols)] };
             let f16 = |values: Vec<u16>| RawTensor {
                 dtype: RawDtype::F16,
-                shape: vec![rows, format.row_groups(cols)],
+                shape: shape.clone(),
                 bytes: values.into_iter().flat_map(u16::to_le_bytes).collect(),
             };
             let codec = codes.codec();
             let bytes = codes.into_bytes();
-            let shape = codec.row_bytes(format, cols).map_or(vec![bytes.len()], |width| vec![rows, width]);
-            let codes = RawTensor { dtype: RawDtype::U8, shape, bytes };
+            let width = codec.row_bytes(format, cols);
+            let codes_shape = width.map_or(vec![bytes.len()], |width| vec![rows, width]);
+            let codes = RawTensor { dtype: RawDtype::U8, shape: codes_shape, bytes };
             let mut parts =
                 vec![(format!("{name}.{}", part_of(codec)), codes), (format!("{name}.scales"), f16(scales))];
             if format.has_offsets() {
@@ -122,7 +129,9 @@ pub(crate) fn packed_parts(
     let mut parts = vec![codes];
     for part in grids {
         let part = format!("{name}.{part}");
-        shards.expect(&part, RawDtype::F16, &[rows, format.row_groups(cols)])?;
+        let one = !format.has_offsets() && rows > 0 && cols > 0 && shards.info(&part)?.shape == [1, 1];
+        let shape = if one { [1, 1] } else { [rows, format.row_groups(cols)] };
+        shards.expect(&part, RawDtype::F16, &shape)?;
         parts.push(part);
     }
     Ok((codec, parts))
@@ -152,7 +161,10 @@ pub fn read_packed(
             Codes::Entropy(Entropy::parse(rows, read(0)?).map_err(|e| shards.bad_tensor(name, e))?)
         }
     };
-    let (scales, offsets) = (f16(read(1)?), f16(read(2)?));
+    let (mut scales, offsets): (Vec<u16>, Vec<u16>) = (f16(read(1)?), f16(read(2)?));
+    if let [one] = scales[..] {
+        scales = vec![one; rows * format.row_groups(cols)];
+    }
     let stored = Stored::Packed(Packed { format, rows, cols, codes, scales, offsets });
     stored.validate().map_err(|e| shards.bad_tensor(name, e))?;
     Ok(stored)
