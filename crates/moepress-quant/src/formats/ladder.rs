@@ -133,11 +133,11 @@ mod tests {
         for pair in ladder.windows(2) {
             assert!(pair[0].step < pair[1].step && pair[0].bytes > pair[1].bytes);
             assert!(pair[0].cost < pair[1].cost && pair[0].format.bits() >= pair[1].format.bits());
-            // The uniform quantizer with an entropy code comes within a third of a bit, its table counted, of the rate of a normal
+            // The uniform quantizer with an entropy code comes within 0.4 bits, everything counted, of the rate of a normal
             // source at that error (Gish and Pierce, "Asymptotically efficient quantizing", 1968).
             let error = pair[0].cost / w.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>();
             let bits = (pair[0].bytes * 8) as f64 / w.len() as f64;
-            assert!(bits < -0.5 * error.log2() + 0.34, "{bits} {error}");
+            assert!(bits < -0.5 * error.log2() + 0.4, "{bits} {error}");
         }
         let coarsest = ladder[9];
         assert_eq!(coarsest.format.code, Code::Ternary);

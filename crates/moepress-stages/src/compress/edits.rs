@@ -15,11 +15,14 @@ pub(super) struct How {
     pub(super) compensate: bool,
 }
 
-/// An expert with its runs, most salient first, and what becomes of each.
+/// Atoms and what becomes of them.
+pub(super) type Run<'a> = (Vec<usize>, &'a Pick);
+
+/// An expert with its runs, most salient first.
 pub(super) struct Fate<'a> {
     pub(super) layer: usize,
     pub(super) expert: usize,
-    pub(super) runs: Vec<(Vec<usize>, &'a Pick)>,
+    pub(super) runs: Vec<Run<'a>>,
 }
 
 /// Neighbouring runs that are stored alike.

@@ -25,6 +25,7 @@ use moepress_numerics::knapsack::allocate;
 use moepress_recipe::{RecipeError, StageSpec};
 use moepress_stats::{LadderNeed, Need, Needs, StatisticsError};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 #[derive(Clone, Copy)]
@@ -103,10 +104,11 @@ impl Compress {
         for tensor in matrices(spec, &self.classes) {
             match tensor {
                 Tensor::Layer(layer, Part::Expert { expert, projection: Projection::Gate, .. }) => {
-                    if !standings.contains_key(&layer) {
-                        standings.insert(layer, evidence.standings(layer)?);
-                    }
-                    let standing = standings.get(&layer).map_or(Standing::Measured, |all| all[expert]);
+                    let standings = match standings.entry(layer) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(new) => new.insert(evidence.standings(layer)?),
+                    };
+                    let standing = standings[expert];
                     let bytes = |atoms: usize| {
                         let tensors = Projection::ALL.map(|projection| {
                             Tensor::Layer(layer, Part::Expert { expert, segment: 0, projection })
@@ -198,7 +200,7 @@ impl Stage for Compress {
         let found = allocate(&choices, budget - rest)
             .map_err(|error| self.params.params.error(self.key(), error.to_string()))?;
         let picks = items.iter().zip(&found.chosen).map(|(item, &at)| &item.picks[at]);
-        let mut fates: BTreeMap<(usize, usize), Vec<(Vec<usize>, &Pick)>> = BTreeMap::new();
+        let mut fates: BTreeMap<(usize, usize), Vec<edits::Run<'_>>> = BTreeMap::new();
         let mut others: Vec<(Tensor, &Pick)> = vec![];
         for (place, pick) in places.iter().zip(picks) {
             match *place {
