@@ -1,5 +1,6 @@
 //! The numbers of single tokens.
 
+use crate::distance::Pairs;
 use moepress_runtime::{Model, Precision, RuntimeError, likeliest};
 use rayon::prelude::*;
 use std::time::Instant;
@@ -13,38 +14,38 @@ pub(crate) struct Chunk {
     pub(crate) text: usize,
     pub(crate) ids: Vec<u32>,
     pub(crate) window: usize,
+    /// The first token that is scored of every window.
+    pub(crate) first: Vec<usize>,
 }
 
-/// What the predictions of a chunk came to, in order.
+impl Chunk {
+    /// The rows whose prediction is scored, ascending.
+    fn scored(&self) -> Vec<u32> {
+        let window = |(index, &first): (usize, &usize)| {
+            let start = index * self.window;
+            (start + first - 1..start + self.window - 1).map(|row| row as u32)
+        };
+        self.first.iter().enumerate().flat_map(window).collect()
+    }
+}
+
+/// What the predictions of a chunk came to, in order; without an original only their losses.
 #[derive(Default)]
 pub(crate) struct Scores {
-    /// Negative log-likelihoods.
-    pub(crate) losses: Vec<f64>,
-    /// The same of the original, when there is one.
-    pub(crate) original_losses: Vec<f64>,
-    /// Divergences from the original, when there is one.
-    pub(crate) divergences: Vec<f64>,
-    /// Predictions whose likeliest token is that of the original.
-    pub(crate) agreed: usize,
+    pub(crate) pairs: Pairs,
     /// Seconds spent in the model, and in the original.
     pub(crate) seconds: [f64; 2],
 }
 
 impl Scores {
-    pub(crate) fn append(&mut self, mut other: Self) {
-        self.losses.append(&mut other.losses);
-        self.original_losses.append(&mut other.original_losses);
-        self.divergences.append(&mut other.divergences);
-        self.agreed += other.agreed;
+    pub(crate) fn append(&mut self, other: Self) {
+        self.pairs.append(other.pairs);
         self.seconds = [0, 1].map(|index| self.seconds[index] + other.seconds[index]);
     }
 
     pub(crate) fn is_finite(&self) -> bool {
-        self.losses
-            .iter()
-            .chain(&self.original_losses)
-            .chain(&self.divergences)
-            .all(|value| value.is_finite())
+        let Pairs { losses, original_losses, divergences, .. } = &self.pairs;
+        losses.iter().chain(original_losses).chain(divergences).all(|value| value.is_finite())
     }
 }
 
@@ -61,18 +62,16 @@ pub(crate) fn score(model: &Model, against: Option<&Model>, chunk: &Chunk) -> Re
         None => None,
     };
     let vocab = model.spec().vocab;
-    for start in (0..chunk.ids.len()).step_by((LOGITS / vocab).max(1)) {
-        let end = chunk.ids.len().min(start + (LOGITS / vocab).max(1));
-        let logits = timed(&mut scores.seconds[0], || logits(model, &hidden, start, end))?;
+    for rows in chunk.scored().chunks((LOGITS / vocab).max(1)) {
+        let logits = timed(&mut scores.seconds[0], || logits(model, &hidden, rows))?;
         let seconds = &mut scores.seconds[1];
         let expected = original
             .as_ref()
-            .map(|(original, hidden)| timed(seconds, || self::logits(original, hidden, start, end)))
+            .map(|(original, hidden)| timed(seconds, || self::logits(original, hidden, rows)))
             .transpose()?;
-        let predictions = (start..end).into_par_iter().filter(|row| !(row + 1).is_multiple_of(chunk.window));
-        let predict = |row: usize| {
-            let at = (row - start) * vocab..(row - start + 1) * vocab;
-            let target = chunk.ids[row + 1] as usize;
+        let predict = |(at, &row): (usize, &u32)| {
+            let at = at * vocab..(at + 1) * vocab;
+            let target = chunk.ids[row as usize + 1] as usize;
             let q = LogProbabilities::new(&logits[at.clone()]);
             let beside = expected.as_ref().map(|expected| {
                 let p = LogProbabilities::new(&expected[at]);
@@ -80,12 +79,12 @@ pub(crate) fn score(model: &Model, against: Option<&Model>, chunk: &Chunk) -> Re
             });
             (-q.of(target), beside)
         };
-        for (loss, beside) in predictions.map(predict).collect::<Vec<_>>() {
-            scores.losses.push(loss);
+        for (loss, beside) in rows.par_iter().enumerate().map(predict).collect::<Vec<_>>() {
+            scores.pairs.losses.push(loss);
             if let Some((loss, divergence, agreed)) = beside {
-                scores.original_losses.push(loss);
-                scores.divergences.push(divergence);
-                scores.agreed += usize::from(agreed);
+                scores.pairs.original_losses.push(loss);
+                scores.pairs.divergences.push(divergence);
+                scores.pairs.agreed += usize::from(agreed);
             }
         }
     }
@@ -100,10 +99,11 @@ fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {
     value
 }
 
-/// Logits of the rows `start..end` of hidden states, row-major.
-fn logits(model: &Model, hidden: &[f32], start: usize, end: usize) -> Result<Vec<f32>, RuntimeError> {
+/// Logits of some rows of hidden states, row-major.
+fn logits(model: &Model, hidden: &[f32], rows: &[u32]) -> Result<Vec<f32>, RuntimeError> {
     let width = model.spec().hidden;
-    model.logits(&hidden[start * width..end * width], Precision::Exact)
+    let row = |&row: &u32| &hidden[row as usize * width..(row as usize + 1) * width];
+    model.logits(&rows.iter().flat_map(row).copied().collect::<Vec<_>>(), Precision::Exact)
 }
 
 /// log softmax of one row of logits, in f64.
@@ -137,6 +137,12 @@ fn divergence(p: &LogProbabilities<'_>, q: &LogProbabilities<'_>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_that_predict_scored_tokens() {
+        let chunk = Chunk { text: 0, ids: vec![0; 10], window: 5, first: vec![1, 3] };
+        assert_eq!(chunk.scored(), [0, 1, 2, 3, 7, 8]);
+    }
 
     #[test]
     fn divergence_is_that_of_the_distributions() {

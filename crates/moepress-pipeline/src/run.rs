@@ -9,7 +9,7 @@ use crate::report::{CalibrationReport, Comparison, Report, Seconds, StageReport,
 use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows};
 use crate::texts::{TextSet, load_texts};
 use crate::write::write;
-use moepress_calibrate::{Means, Spool, rounding_costs, sweep};
+use moepress_calibrate::{Means, Spool, ladders, rounding_costs, sweep};
 use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, peak_memory};
 use moepress_eval::{decode_speed, evaluate};
 use moepress_model::Edit;
@@ -117,6 +117,7 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     writer.write_file("recipe.yaml", recipe.as_bytes())?;
     writer.write_file("edits.json", &lines(edited.edits())?)?;
     writer.write_manifest(edited.spec(), inputs, &recipe)?;
+    let written = writer.sized(edited.spec());
     seconds.write = at.elapsed().as_secs_f64();
 
     let at = Instant::now();
@@ -133,10 +134,10 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         model: job.model_name.to_owned(),
         family: plan.family.clone(),
         before: plan.before.clone(),
-        after: Sizes::of(edited.spec()),
+        after: Sizes::of(&written),
         notes: plan.notes.iter().chain(texts.notes()).cloned().collect(),
         stages: measured.stages,
-        layers: layers(checkpoint.spec(), edited.spec(), &measured.routed),
+        layers: layers(checkpoint.spec(), &written, &measured.routed),
         // Also when nothing was measured before the walk that writes.
         calibration: measured.calibration.or_else(|| {
             let of = |set| calibration(set, texts.window, &Statistics::default(), plan.coverage, &[]);
@@ -254,10 +255,14 @@ fn decide(
                 measured.last = Some(Sweep { stats: stats.clone(), groups, edits });
             }
         }
-        let costs = match stage.needs() {
-            needs if needs.formats.is_empty() => RoundingCosts::default(),
-            needs => rounding_costs(edited, &stats, &needs, progress)?,
+        let needs = stage.needs();
+        let mut costs = match needs.formats.is_empty() {
+            true => RoundingCosts::default(),
+            false => rounding_costs(edited, &stats, &needs, progress)?,
         };
+        if let Some(need) = &needs.ladders {
+            costs.ladders = ladders(edited, &stats, need, progress)?;
+        }
         seconds.measure += at.elapsed().as_secs_f64();
         if progress.cancelled() {
             return Err(PipelineError::Cancelled);
@@ -298,7 +303,7 @@ fn calibration(
     CalibrationReport {
         texts: set.texts.iter().map(|text| text.name.clone()).collect(),
         window,
-        tokens: set.texts.iter().flat_map(|text| &text.windows).map(Vec::len).sum(),
+        tokens: set.report.files.iter().map(|file| file.tokens).sum(),
         sampling: set.report.clone(),
         nll: loss.ok(),
         unreached: unreached.map(|&(layer, expert, _)| (layer, expert)).collect(),
@@ -320,8 +325,8 @@ fn compare(
     compact.verify()?;
     let compact = Model::load(&compact)?;
     let original = Model::load(original)?;
-    let prompt = set.texts.first().and_then(|text| text.windows.first()).cloned().unwrap_or_default();
-    let prompt = &prompt[..prompt.len().min(16)];
+    let first = set.texts.first().and_then(|text| text.windows.first());
+    let prompt = first.map_or(&[][..], |window| &window.ids[..window.ids.len().min(16)]);
     let speed = |model: &Model| {
         decode_speed(model, prompt, DECODED.min(model.spec().context.saturating_sub(prompt.len())))
     };
