@@ -2,6 +2,7 @@
 
 use crate::{BenchError, Roofline, median};
 use moepress_kernels::{Activations, Precision, matmul};
+use moepress_quant::codec::Codes;
 use moepress_quant::{Code, Dtype, Format, Packed, Plain, Stored};
 use serde::Serialize;
 use std::hint::black_box;
@@ -115,6 +116,7 @@ fn made_up(format: Format, rows: usize, cols: usize, seed: u64) -> Option<Stored
             };
             let groups = rows * format.row_groups(cols);
             let offsets = if format.has_offsets() { vec![SCALE | 0x8000; groups] } else { vec![] };
+            let codes = Codes::Fields(codes);
             Stored::Packed(Packed { format, rows, cols, codes, scales: vec![SCALE; groups], offsets })
         }
     };

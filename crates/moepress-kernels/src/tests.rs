@@ -2,6 +2,7 @@
 
 use crate::activations::Order;
 use crate::{Activations, MatmulError, Precision, isa, matmul, matmul_reference, matmuls};
+use moepress_quant::codec::Packing;
 use moepress_quant::formats::encode_nearest;
 use moepress_quant::{Dtype, Format, Plain, Stored};
 use proptest::prelude::*;
@@ -201,6 +202,23 @@ fn edge_and_large_shapes() {
             let case = Case::new(format, n, 70, 2050, 2, 1.0);
             case.check_exact();
             case.check_fast();
+        }
+    }
+}
+
+#[test]
+fn every_codec_computes_the_same() {
+    for format in ["ternary-g32", "ternary-row", "int3-sym-row", "int4-g64"] {
+        // Few different codes, so that an entropy code is shorter than fields.
+        let w: Vec<f32> = noise(4, 70 * 300).iter().map(|w| w.powi(7)).collect();
+        let Stored::Packed(fields) = store(format, 70, 300, &w) else { panic!() };
+        let best = Stored::Packed(fields.clone().repacked(Packing::Best));
+        let fields = Stored::Packed(fields);
+        assert!(best.stored_bytes() < fields.stored_bytes(), "{format}");
+        for (n, precision) in [(1, Precision::Fast), (5, Precision::Fast), (3, Precision::Exact)] {
+            let x = noise(5, n * 300);
+            let product = |w: &Stored| matmul(&Activations::new(&x, n, precision), w).unwrap();
+            assert_eq!(product(&best), product(&fields), "{format}, {n}");
         }
     }
 }

@@ -99,7 +99,7 @@ pub(crate) struct Met<T> {
     pub(crate) totals: T,
 }
 
-/// A kernel: x · Wᵀ for these rows of W, transposed, `[rows.len(), n]`.
+/// A kernel: x · Wᵀ for these rows of W, whose codes are in fields, transposed, `[rows.len(), n]`.
 pub(crate) type Kernel = fn(&Quantized, &Packed, Range<usize>, &mut [f32]);
 
 /// The fastest kernel for this processor.
@@ -165,6 +165,7 @@ unsafe fn rows_of<I: Isa, const KIND: u8, const CENTRED: bool, const R: usize, c
     out: &mut [f32],
 ) {
     let (n, width, groups) = (x.n, w.format.row_bytes(w.cols), w.format.row_groups(w.cols));
+    let bytes = w.codes.bytes();
     // A group that is longer than a chunk, the whole row, is one for every chunk.
     let (count, step) = match CHUNK / w.format.group {
         0 => (1, 0),
@@ -181,11 +182,11 @@ unsafe fn rows_of<I: Isa, const KIND: u8, const CENTRED: bool, const R: usize, c
             let inputs = if T == 1 { 1 } else { T.min(n - start) };
             for (first, out) in rows.clone().step_by(R).zip(out.chunks_mut(R * n)) {
                 let (mut packed, mut scales, mut offsets) =
-                    ([&w.codes[..]; R], [&w.scales[..]; R], [&w.offsets[..]; R]);
+                    ([bytes; R], [&w.scales[..]; R], [&w.offsets[..]; R]);
                 for r in 0..R {
                     // The last rows are done twice rather than by code of their own.
                     let row = (first + r).min(rows.end - 1);
-                    packed[r] = &w.codes[row * width..][..width];
+                    packed[r] = &bytes[row * width..][..width];
                     scales[r] = &w.scales[row * groups..][..groups];
                     if !CENTRED {
                         offsets[r] = &w.offsets[row * groups..][..groups];
