@@ -5,7 +5,7 @@
 MOEPRESS is the binary (make build). Needs nothing but Python 3. The grid is HEAPr (coupled, global) and REAP at 0, 12.5, …,
 87.5 % times rounding to nearest in {ternary, int2, int3, int4, int8} times groups of {32, 64, 128, whole rows}: for every
 budget, of every method, format and group the member with least pruning that fits is run; those with more cannot be better.
-About an hour and a half on two cores. Results are kept in a file beside the output by recipe, so that it can be resumed.
+About an hour and a half on two cores. What was run is kept in out/results.json, so that it can be resumed with the same binary.
 """
 
 import argparse
@@ -64,10 +64,9 @@ class Bench:
             result = self.moepress("run", stages)
             sides = result["evaluation"]
             compact = sides["compact"]["overall"]
-            divergence = compact.get("kl") or compact.get("divergence") or sides["compact"].get("divergence") or {}
             self.known[key] = {
                 "nll": compact["nll"] - sides["original"]["overall"]["nll"],
-                "kl": divergence.get("mean") if isinstance(divergence, dict) else divergence,
+                "kl": compact["divergence"]["mean"],
                 "share": experts(result["after"]) / experts(result["before"]),
             }
             self.kept.write_text(json.dumps(self.known, indent=1))
@@ -185,7 +184,7 @@ def main():
     parser.add_argument("--only", default="methods,bits,budget,variants")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results.md")
     args = parser.parse_args()
-    bench = Bench(args.binary, args.out.with_suffix(".json") if args.out.parent != ROOT / "docs" else ROOT / "out/results.json")
+    bench = Bench(args.binary, ROOT / "out/results.json")
     parts = {"methods": methods, "bits": bits, "budget": budget, "variants": variants}
     lines = [
         "# Results on the demo model\n",

@@ -111,27 +111,6 @@ fn lower_hull(choices: &[Choice]) -> Vec<usize> {
     hull
 }
 
-/// The choices of several parts that are on the lower hull of their sums, from the smallest on: for each the choice of
-/// every part. The hull of a sum takes the steps of all hulls in order of cost saved per byte.
-pub fn minkowski_hull(parts: &[Vec<Choice>]) -> Vec<Vec<usize>> {
-    let hulls: Vec<Vec<usize>> = parts.iter().map(|choices| lower_hull(choices)).collect();
-    if hulls.iter().any(Vec::is_empty) {
-        return vec![];
-    }
-    let mut steps: Vec<(usize, Step)> = Vec::new();
-    for (part, hull) in hulls.iter().enumerate() {
-        steps.extend(hull.windows(2).map(|w| (part, Step::new(&parts[part], w[0], w[1]))));
-    }
-    steps.sort_by(|(_, a), (_, b)| b.rate().total_cmp(&a.rate()));
-    let mut now: Vec<usize> = hulls.iter().map(|hull| hull[0]).collect();
-    let mut found = vec![now.clone()];
-    for (part, step) in steps {
-        now[part] = step.to;
-        found.push(now.clone());
-    }
-    found
-}
-
 /// From one choice of an item to a larger and cheaper one.
 #[derive(Clone, Copy)]
 struct Step {
@@ -387,32 +366,5 @@ mod tests {
         }
         assert_eq!(allocate(&[vec![]], 9).unwrap_err(), KnapsackError::NoChoice { item: 0 });
         assert_eq!(allocate(&[], 9).unwrap().cost, 0.0);
-    }
-
-    #[test]
-    fn the_hull_of_a_sum_is_the_hull_of_all_pairs() {
-        let part = |seed: u64| -> Vec<Choice> {
-            (0..7)
-                .map(|at| {
-                    let noise = (seed * 31 + at * 17) % 13;
-                    Choice { bytes: at * 10 + noise, cost: 100.0 / (1.0 + at as f64) + noise as f64 }
-                })
-                .collect()
-        };
-        for seed in 0..20 {
-            let parts = [part(seed), part(seed + 100), part(3 * seed + 7)];
-            let sum = |chosen: &[usize]| Choice {
-                bytes: chosen.iter().zip(&parts).map(|(&at, part)| part[at].bytes).sum(),
-                cost: chosen.iter().zip(&parts).map(|(&at, part)| part[at].cost).sum(),
-            };
-            let found: Vec<Choice> = minkowski_hull(&parts).iter().map(|chosen| sum(chosen)).collect();
-            let triples = (0..343).map(|at| [at / 49, at / 7 % 7, at % 7]);
-            let all: Vec<Choice> = triples.map(|chosen| sum(&chosen)).collect();
-            for at in lower_hull(&all) {
-                let near = |c: &Choice| c.bytes == all[at].bytes && (c.cost - all[at].cost).abs() < 1e-9;
-                assert!(found.iter().any(near), "seed {seed}: {:?} is missing", all[at]);
-            }
-        }
-        assert!(minkowski_hull(&[part(1), vec![]]).is_empty());
     }
 }

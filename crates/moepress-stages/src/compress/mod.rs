@@ -2,13 +2,13 @@
 //! 4 or 8 bits, or left; every other matrix is rounded or left.
 //!
 //! Parameters: one of `budget` (bytes of all tensors), `bpw` (bits per weight of the whole model) and `ratio` (of the
-//! bytes that `classes` take now), `classes`, `align`, `damp`, `compensate`.
+//! bytes that `classes` take now), `classes`, `align`, `segments`, `damp`, `compensate`.
 //!
 //! Everything is scored in nats of loss by a diagonal Fisher (budget.md 1), atoms that go by their coupled HEAPr score.
 //! Matrices are rounded on uniform grids and stored in an entropy code, so that a step costs what its codes take: a
 //! uniform quantizer with an entropy code is within a quarter of a bit of what any could do (Gish and Pierce,
-//! "Asymptotically efficient quantizing", 1968). The cheapest choices within the budget are found by the convex hulls
-//! of all items, with a proven gap (methods.md 6, budget.md 3); the walk that writes then keeps every matrix to its
+//! "Asymptotically efficient quantizing", 1968). The cheapest choices within the budget are found by a
+//! price of a byte, with a proven gap (budget.md 3); the walk that writes then keeps every matrix to its
 //! bytes, by GPTQ on what reaches it, with `down_proj` fitted anew to what is left of its expert.
 
 mod choices;
@@ -18,14 +18,14 @@ use crate::coverage::Standing;
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError, percent};
 use crate::targets::{CLASSES, any_grouped, classes_or, matrices};
-use choices::{Item, Pick};
+use choices::{Expert, Plan, matrix_choices};
 use edits::{Fate, edits};
 use moepress_model::{Class, ModelSpec, Part, Projection, Tensor};
-use moepress_numerics::knapsack::allocate;
+use moepress_numerics::knapsack::{Choice, allocate};
+use moepress_quant::formats::Rung;
 use moepress_recipe::{RecipeError, StageSpec};
-use moepress_stats::{LadderNeed, Need, Needs, StatisticsError};
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use moepress_stats::{LadderNeed, Need, Needs, RunLadder, StatisticsError};
+use rayon::prelude::*;
 use std::ops::Bound;
 
 #[derive(Clone, Copy)]
@@ -39,13 +39,14 @@ struct Compress {
     budget: Budget,
     classes: Vec<Class>,
     align: usize,
+    segments: usize,
     rounding: edits::How,
     params: StageSpec,
 }
 
 pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     let params = &spec.params;
-    params.only(&["budget", "bpw", "ratio", "classes", "align", "damp", "compensate"])?;
+    params.only(&["budget", "bpw", "ratio", "classes", "align", "segments", "damp", "compensate"])?;
     let above_zero = |most| (Bound::Excluded(0.0), Bound::Included(most));
     let budget = match (params.bytes("budget")?, params.has("bpw"), params.has("ratio")) {
         (Some(bytes), false, false) => Budget::Bytes(bytes),
@@ -67,6 +68,7 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
         budget,
         classes: classes_or(params, &CLASSES)?,
         align: params.usize_in("align", Some(32), 1..)?,
+        segments: params.usize_in("segments", Some(4), 1..=64)?,
         rounding,
         params: spec.clone(),
     }))
@@ -95,57 +97,95 @@ impl Compress {
         }
     }
 
-    /// Every item with its place.
-    fn items(&self, evidence: &Evidence<'_>) -> Result<Vec<(Place, Item)>, StageError> {
-        let (spec, ladders) = (evidence.spec, &evidence.costs.ladders);
-        let missing = |tensor: Tensor| StatisticsError::Missing(format!("{tensor}.ladder"));
-        let mut standings: BTreeMap<usize, Vec<Standing>> = BTreeMap::new();
-        let mut items = vec![];
-        for tensor in matrices(spec, &self.classes) {
-            match tensor {
-                Tensor::Layer(layer, Part::Expert { expert, projection: Projection::Gate, .. }) => {
-                    let standings = match standings.entry(layer) {
-                        Entry::Occupied(known) => known.into_mut(),
-                        Entry::Vacant(new) => new.insert(evidence.standings(layer)?),
-                    };
-                    let standing = standings[expert];
-                    let bytes = |atoms: usize| {
-                        let tensors = Projection::ALL.map(|projection| {
-                            Tensor::Layer(layer, Part::Expert { expert, segment: 0, projection })
-                        });
-                        let width = spec.moe(layer).map_or(1, |moe| moe.experts[expert].width());
-                        tensors.map(|tensor| spec.stored_bytes(tensor)).iter().sum::<u64>() / width as u64
-                            * atoms as u64
-                    };
-                    let runs = ladders.runs.get(&(layer, expert)).ok_or_else(|| missing(tensor))?;
-                    for (at, run) in runs.iter().enumerate() {
-                        let item = match standing {
-                            Standing::First => Item::dropped(),
-                            Standing::Keep => Item::pinned(bytes(run.atoms.len())),
-                            Standing::Measured => Item::of_run(run, bytes(run.atoms.len())),
-                        };
-                        items.push((Place::Run { layer, expert, at }, item));
-                    }
-                }
-                Tensor::Layer(_, Part::Expert { .. }) => {}
-                _ => {
-                    let rungs = ladders.matrices.get(&tensor).ok_or_else(|| missing(tensor))?;
-                    items.push((Place::Matrix(tensor), Item::of_matrix(rungs, spec.stored_bytes(tensor))));
-                }
+    /// The experts that may change, with what may become of them.
+    fn experts<'a>(&self, evidence: &Evidence<'a>) -> Result<Vec<Candidate<'a>>, StageError> {
+        let spec = evidence.spec;
+        let mut found = vec![];
+        if !self.classes.contains(&Class::Experts) {
+            return Ok(found);
+        }
+        for (layer, moe) in spec.moe_layers() {
+            let standings = evidence.standings(layer)?;
+            for (expert, of) in moe.experts.iter().enumerate().filter(|(_, of)| of.width() > 0) {
+                let tensor =
+                    |projection| Tensor::Layer(layer, Part::Expert { expert, segment: 0, projection });
+                let all: u64 = Projection::ALL.iter().map(|&p| spec.stored_bytes(tensor(p))).sum();
+                let missing = || StatisticsError::Missing(format!("{}.ladder", tensor(Projection::Gate)));
+                let runs = evidence.costs.ladders.runs.get(&(layer, expert)).ok_or_else(missing)?;
+                let plain = runs.iter().map(|run| all / of.width() as u64 * run.atoms.len() as u64).collect();
+                let planned = Expert::new(runs, plain, self.segments);
+                let fixed = match standings[expert] {
+                    Standing::First => Some(planned.emptied()),
+                    Standing::Keep => Some(planned.kept()),
+                    Standing::Measured => None,
+                };
+                found.push(Candidate { layer, expert, runs, planned, fixed });
             }
         }
-        Ok(items)
+        Ok(found)
     }
 }
 
-/// Where an item is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Place {
-    /// A run of atoms of an expert, by its rank.
-    Run { layer: usize, expert: usize, at: usize },
-    /// A whole matrix.
-    Matrix(Tensor),
+/// An expert that may change.
+struct Candidate<'a> {
+    layer: usize,
+    expert: usize,
+    runs: &'a [RunLadder],
+    planned: Expert,
+    /// What becomes of it at any price.
+    fixed: Option<Plan>,
 }
+
+impl Candidate<'_> {
+    fn plan(&self, price: f64) -> Plan {
+        self.fixed.clone().unwrap_or_else(|| self.planned.plan(price))
+    }
+}
+
+/// Everything that the budget is spent on.
+struct Market<'a> {
+    experts: Vec<Candidate<'a>>,
+    /// Choices of every other matrix.
+    matrices: Vec<Vec<Choice>>,
+}
+
+impl Market<'_> {
+    /// Bytes of what is best at that price, and its cost + price · bytes.
+    fn at(&self, price: f64) -> (u64, f64) {
+        let score = |choice: &Choice| choice.cost + price * choice.bytes as f64;
+        let best = |choices: &Vec<Choice>| {
+            let least =
+                choices.iter().min_by(|a, b| score(a).total_cmp(&score(b)).then(a.bytes.cmp(&b.bytes)));
+            least.copied().unwrap_or(Choice { bytes: 0, cost: 0.0 })
+        };
+        let plans: Vec<Choice> = self.experts.par_iter().map(|expert| expert.plan(price).choice()).collect();
+        let chosen = plans.into_iter().chain(self.matrices.iter().map(best));
+        chosen.fold((0, 0.0), |(bytes, sum), choice| (bytes + choice.bytes, sum + score(&choice)))
+    }
+
+    /// The lowest price at which what is best fits, to a part in a thousand.
+    fn price(&self, budget: u64) -> f64 {
+        let (mut low, mut high) = (LOWEST_PRICE, 1.0);
+        if self.at(low).0 <= budget {
+            return low;
+        }
+        while high < 1e9 && self.at(high).0 > budget {
+            high *= 1e3;
+        }
+        while high / low > 1.001 {
+            let middle = (low * high).sqrt();
+            if self.at(middle).0 > budget { low = middle } else { high = middle }
+        }
+        high
+    }
+}
+
+/// Nats per byte below which nothing is worth less.
+const LOWEST_PRICE: f64 = 1e-18;
+
+/// Prices beside the one that meets the budget, as powers of two, at which experts are planned: what is left of the
+/// budget is spent between them.
+const NEARBY: [f64; 9] = [-1.0, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 1.0];
 
 impl Stage for Compress {
     fn describe(&self) -> String {
@@ -183,41 +223,71 @@ impl Stage for Compress {
     fn decide(&self, evidence: &Evidence<'_>) -> Result<Decision, StageError> {
         let spec = evidence.spec;
         self.check(spec)?;
-        let (places, items): (Vec<Place>, Vec<Item>) = self.items(evidence)?.into_iter().unzip();
+        let others: Vec<Tensor> = matrices(spec, &self.classes)
+            .into_iter()
+            .filter(|tensor| !matches!(tensor, Tensor::Layer(_, Part::Expert { .. })))
+            .collect();
+        let ladder = |tensor: &Tensor| {
+            let missing = || StatisticsError::Missing(format!("{tensor}.ladder"));
+            evidence.costs.ladders.matrices.get(tensor).ok_or_else(missing)
+        };
+        let ladders = others.iter().map(ladder).collect::<Result<Vec<_>, _>>()?;
+        let choices =
+            |(tensor, rungs): (&Tensor, &&Vec<Rung>)| matrix_choices(rungs, spec.stored_bytes(*tensor));
+        let market = Market {
+            experts: self.experts(evidence)?,
+            matrices: others.iter().zip(&ladders).map(choices).collect(),
+        };
         let changing: u64 =
             matrices(spec, &self.classes).iter().map(|&tensor| spec.stored_bytes(tensor)).sum();
         let rest = spec.total_bytes() - changing;
         let budget = self.budget(spec);
-        let least: u64 =
-            items.iter().map(|item| item.choices.iter().map(|c| c.bytes).min().unwrap_or(0)).sum();
+        let least = market.at(1e9).0;
         if rest + least > budget {
             let message = format!(
                 "is {budget} bytes, but {rest} are outside `classes` and the smallest choices for the others need {least}; raise it or add classes"
             );
             return Err(self.params.params.error(self.key(), message).into());
         }
-        let choices: Vec<_> = items.iter().map(|item| item.choices.clone()).collect();
-        let found = allocate(&choices, budget - rest)
+        let price = market.price(budget - rest);
+        let bound = market.at(price).1 - price * (budget - rest) as f64;
+        let plans: Vec<Vec<Plan>> = market
+            .experts
+            .par_iter()
+            .map(|expert| {
+                let mut plans: Vec<Plan> =
+                    NEARBY.iter().map(|by| expert.plan((price * by.exp2()).min(1e9))).collect();
+                plans.dedup();
+                plans
+            })
+            .collect();
+        let of_plans = |plans: &Vec<Plan>| plans.iter().map(Plan::choice).collect();
+        let items: Vec<Vec<Choice>> =
+            plans.iter().map(of_plans).chain(market.matrices.iter().cloned()).collect();
+        let found = allocate(&items, budget - rest)
             .map_err(|error| self.params.params.error(self.key(), error.to_string()))?;
-        let picks = items.iter().zip(&found.chosen).map(|(item, &at)| &item.picks[at]);
-        let mut fates: BTreeMap<(usize, usize), Vec<edits::Run<'_>>> = BTreeMap::new();
-        let mut others: Vec<(Tensor, &Pick)> = vec![];
-        for (place, pick) in places.iter().zip(picks) {
-            match *place {
-                Place::Matrix(tensor) => others.push((tensor, pick)),
-                Place::Run { layer, expert, at } => {
-                    let atoms = evidence.costs.ladders.runs[&(layer, expert)][at].atoms.clone();
-                    fates.entry((layer, expert)).or_default().push((atoms, pick));
-                }
-            }
-        }
-        let fates: Vec<Fate<'_>> =
-            fates.into_iter().map(|((layer, expert), runs)| Fate { layer, expert, runs }).collect();
+        let (of_experts, of_others) = found.chosen.split_at(plans.len());
+        let fates: Vec<Fate<'_>> = market
+            .experts
+            .iter()
+            .zip(plans.iter().zip(of_experts))
+            .map(|(of, (plans, &at))| Fate {
+                layer: of.layer,
+                expert: of.expert,
+                runs: of.runs,
+                plan: &plans[at],
+            })
+            .collect();
+        let rung = |((tensor, rungs), at): ((&Tensor, &&Vec<Rung>), &usize)| {
+            (*tensor, at.checked_sub(1).and_then(|at| rungs.get(at).copied()))
+        };
+        let others: Vec<(Tensor, Option<Rung>)> =
+            others.iter().zip(&ladders).zip(of_others).map(rung).collect();
         let mut notes = vec![format!(
             "compress: {} of {budget} bytes planned, predicted increase of NLL {:.5} nats per token (at most {:.1e} above the optimum)",
             found.bytes + rest,
             found.cost,
-            found.gap
+            (found.cost - bound).max(0.0)
         )];
         notes.extend(edits::story(&fates));
         notes.extend(evidence.coverage_notes("were dropped", "stay as they are")?);

@@ -55,7 +55,7 @@ fn the_planned_size_keeps_to_the_budget() {
     // 8 experts of 2 runs of 3 matrices of 48 bytes.
     for ratio in [0.05, 0.1, 0.15, 0.2, 0.3, 0.6] {
         let (found, allowed) = (bytes(ratio), ratio * 2304.0);
-        assert!(found as f64 <= allowed && found as f64 > allowed - 60.0, "{ratio}: {found} of {allowed}");
+        assert!(found as f64 <= allowed && found as f64 > allowed - 110.0, "{ratio}: {found} of {allowed}");
     }
     assert_eq!(bytes(1.0), 2304);
 }
