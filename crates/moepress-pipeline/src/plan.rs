@@ -6,7 +6,7 @@ use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
 use moepress_model::{Class, Edit, ModelSpec, Tensor};
 use moepress_quant::Format;
 use moepress_recipe::{Coverage, Mtp, Recipe, TextSpec};
-use moepress_stages::{Evidence, Stage, assumed, from_recipe};
+use moepress_stages::{Stage, assumed, from_recipe};
 use moepress_stats::{Need, Needs};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,6 +82,9 @@ pub struct Plan {
     pub(crate) needs: Vec<Option<Needs>>,
     #[serde(skip)]
     pub(crate) coverage: Coverage,
+    /// Names of the calibration texts.
+    #[serde(skip)]
+    pub(crate) texts: Vec<String>,
     /// The last stage whose matrices are rounded on the walk that writes, by what reaches them.
     #[serde(skip)]
     pub(crate) rounding: Option<usize>,
@@ -117,6 +120,7 @@ pub(crate) fn plan_with(
     check_windows(recipe, before)?;
     let (first, carried) = carried(recipe, before);
     let mut spec = before.after(&first)?;
+    let texts = text_names(recipe);
     let mut planned = Vec::new();
     // A stage that changes routing makes what was measured before it stale.
     let mut stale_after = Vec::new();
@@ -124,10 +128,8 @@ pub(crate) fn plan_with(
     let (mut unrounded, mut rounding) = (spec.clone(), None);
     for (index, (stage, recipe_stage)) in stages.iter().zip(&recipe.stages).enumerate() {
         stage.check(&spec)?;
-        let (stats, costs) = assumed(&spec, &stage.needs())?;
-        // What is assumed reaches all experts alike: that says nothing of those that calibration will not reach.
-        let assumed = Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
-        let edits = stage.decide(&assumed)?.edits;
+        let assumed = assumed(&spec, &stage.needs(), &texts)?;
+        let edits = stage.decide(&assumed.evidence(&spec, &texts))?.edits;
         stale_after.push(stage.may_reroute() || edits.iter().any(Edit::changes_routing));
         for edit in &edits {
             match edit {
@@ -154,7 +156,12 @@ pub(crate) fn plan_with(
             .error("chooses formats that nothing carries out; put a quantize stage after it")
             .into());
     }
-    let needs = sweeps(&stages, &stale_after);
+    if recipe.describe && stages.is_empty() {
+        return Err(recipe
+            .error_at("calibration.describe", "is for a recipe with stages, this has none")
+            .into());
+    }
+    let needs = sweeps(&stages, &stale_after, recipe.describe.then(description));
     for (stage, needs) in planned.iter_mut().zip(&needs) {
         stage.measures = needs.as_ref().map(words).unwrap_or_default();
     }
@@ -162,6 +169,8 @@ pub(crate) fn plan_with(
     if let Some(first) = swept.iter_mut().find(|needs| given && needs.is_some()) {
         *first = None;
     }
+    // Once more on the result.
+    swept.extend(recipe.describe.then(description).map(Some));
     let waits = |tensor: &Tensor| spec.format(*tensor) != unrounded.format(*tensor);
     let rounded = spec.tensors().into_iter().filter(waits).collect();
     let prediction = predict(before, &spec, &load(recipe, &swept, rounding.map(|_| (&unrounded, &rounded))))?;
@@ -178,6 +187,7 @@ pub(crate) fn plan_with(
         first,
         needs,
         coverage: recipe.coverage,
+        texts,
         rounding,
     };
     Ok((plan, stages))
@@ -199,6 +209,12 @@ fn carried(recipe: &Recipe, spec: &ModelSpec) -> (Vec<Edit>, Option<String>) {
     }
 }
 
+/// Names of the calibration texts, in order: their files without folder and ending.
+fn text_names(recipe: &Recipe) -> Vec<String> {
+    let files = recipe.calibration.iter().flat_map(|calibration| &calibration.files);
+    files.map(|file| file.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()).collect()
+}
+
 /// Windows must fit into the context; found out now, not after hours of calibration.
 fn check_windows(recipe: &Recipe, spec: &ModelSpec) -> Result<(), PipelineError> {
     let windows = [
@@ -215,10 +231,13 @@ fn check_windows(recipe: &Recipe, spec: &ModelSpec) -> Result<(), PipelineError>
 }
 
 /// For every stage what to measure before it: the needs of all stages up to the next that changes routing
-/// are united, so that one sweep feeds them.
-fn sweeps(stages: &[Box<dyn Stage>], stale_after: &[bool]) -> Vec<Option<Needs>> {
+/// are united, so that one sweep feeds them. What a description needs is measured before all of them.
+fn sweeps(stages: &[Box<dyn Stage>], stale_after: &[bool], describe: Option<Needs>) -> Vec<Option<Needs>> {
     let mut needs: Vec<Option<Needs>> = vec![None; stages.len()];
-    let mut current: Option<usize> = None;
+    let mut current = describe.as_ref().map(|_| 0);
+    if let Some(first) = needs.first_mut() {
+        *first = describe;
+    }
     for (index, stage) in stages.iter().enumerate() {
         let wanted = stage.needs();
         if !wanted.is_empty() {
@@ -230,6 +249,11 @@ fn sweeps(stages: &[Box<dyn Stage>], stale_after: &[bool]) -> Vec<Option<Needs>>
         }
     }
     needs
+}
+
+/// What a description of routing needs.
+pub(crate) fn description() -> Needs {
+    Needs::of([Need::Routing, Need::Locality])
 }
 
 /// What is measured first and on which text, when that is on the model as it came.
@@ -255,6 +279,10 @@ fn words(needs: &Needs) -> Vec<&'static str> {
     let word = |need: &Need| match need {
         Need::Routing => "routing",
         Need::MeanOutputs => "mean outputs",
+        Need::Texts => "routing by text",
+        Need::Cosine => "similarity of layers' inputs and outputs",
+        Need::RoundedOutputs => "errors of rounded experts",
+        Need::Locality => "locality of routing",
         Need::Atoms => "atom energy and gradient",
         Need::Fisher => "row and column Fisher weights",
     };
@@ -288,11 +316,12 @@ fn walks(
     rounds: bool,
 ) -> BTreeMap<&'static str, usize> {
     let sweeps: Vec<&Needs> = needs.iter().flatten().collect();
-    let rounding = stages.iter().filter(|stage| !stage.needs().formats.is_empty()).count();
+    let reads = |needs: Needs| usize::from(needs.weighs_tensors()) + usize::from(!needs.weights.is_empty());
+    let read: usize = stages.iter().map(|stage| reads(stage.needs())).sum();
     BTreeMap::from([
         ("forward", sweeps.len() + usize::from(rounds)),
         ("backward", sweeps.iter().filter(|needs| needs.backward()).count()),
-        ("weights only", rounding + usize::from(!rounds)),
+        ("weights only", read + usize::from(!rounds)),
         ("evaluation", if recipe.evaluate.is_some() { 2 } else { 0 }),
     ])
 }

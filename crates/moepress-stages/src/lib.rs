@@ -9,6 +9,8 @@ mod apply;
 mod assign_bits;
 mod coverage;
 mod evidence;
+#[cfg(test)]
+mod invariants;
 mod merge_experts;
 mod prune_atoms;
 mod prune_experts;
@@ -20,5 +22,5 @@ mod toy;
 
 pub use apply::{ApplyError, Rounding, Solved, apply, apply_outside, awaited, round, sources};
 pub use coverage::{CoverageError, UnderMeasured, check_coverage};
-pub use evidence::{Evidence, assumed};
+pub use evidence::{Assumed, Evidence, assumed};
 pub use stage::{Decision, STAGES, Stage, StageError, from_recipe};
