@@ -7,8 +7,9 @@ mod likelihood;
 mod score;
 mod speed;
 
-pub use distance::Divergence;
+pub use distance::{Divergence, Histogram};
 pub use error::EvalError;
 pub use evaluate::{Evaluation, Overall, Text, TextScore, evaluate};
 pub use likelihood::Likelihood;
+pub use moepress_text::Window;
 pub use speed::decode_speed;

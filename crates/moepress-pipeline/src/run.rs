@@ -331,7 +331,7 @@ fn calibration(
     CalibrationReport {
         texts: set.texts.iter().map(|text| text.name.clone()).collect(),
         window,
-        tokens: set.texts.iter().flat_map(|text| &text.windows).map(Vec::len).sum(),
+        tokens: set.report.files.iter().map(|file| file.tokens).sum(),
         sampling: set.report.clone(),
         nll: loss.ok(),
         unreached: unreached.map(|&(layer, expert, _)| (layer, expert)).collect(),
@@ -353,8 +353,8 @@ fn compare(
     compact.verify()?;
     let compact = Model::load(&compact)?;
     let original = Model::load(original)?;
-    let prompt = set.texts.first().and_then(|text| text.windows.first()).cloned().unwrap_or_default();
-    let prompt = &prompt[..prompt.len().min(16)];
+    let first = set.texts.first().and_then(|text| text.windows.first());
+    let prompt = first.map_or(&[][..], |window| &window.ids[..window.ids.len().min(16)]);
     let speed = |model: &Model| {
         decode_speed(model, prompt, DECODED.min(model.spec().context.saturating_sub(prompt.len())))
     };

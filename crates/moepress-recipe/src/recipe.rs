@@ -142,7 +142,7 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         None => None,
         Some(params) => {
             let other = [&Coverage::KEYS[..], &[DESCRIBE]].concat();
-            let (texts, mut written) = TextSpec::read(&params, 16, folder, &other)?;
+            let (texts, mut written) = TextSpec::read(&params, false, folder, &other)?;
             coverage = Coverage::read(&params, &mut written)?;
             describe = params.bool(DESCRIBE, Some(false))?;
             if describe {
@@ -164,7 +164,8 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         .enumerate()
         .map(|(k, v)| stage(top, k, v))
         .collect::<Result<Vec<_>, _>>()?;
-    let evaluate = top.mapping("evaluate")?.map(|p| TextSpec::read(&p, 24, folder, &[])).transpose()?;
+    let evaluate = top.mapping("evaluate")?;
+    let evaluate = evaluate.map(|p| TextSpec::read(&p, true, folder, &["protocol", "stride"])).transpose()?;
     let output = if top.has("output") { Some(top.text("output", None)?.into()) } else { None };
 
     let mut resolved = Mapping::new();
