@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Changed, Reference, all, all_close, model};
-use moepress_calibrate::{Means, Walk, Windows, sweep, weight_statistics};
+use moepress_calibrate::{Means, Undecided, Walk, Windows, sweep, weight_statistics};
 use moepress_checkpoint::{Silent, Source};
 use moepress_model::{LayerWeights, Part, Projection};
 use moepress_nn::Device;
@@ -146,7 +146,8 @@ fn after_first(source: &dyn Source, windows: &[Vec<u32>]) -> (usize, Vec<f32>) {
     let (first, _) = source.spec().moe_layers().next().unwrap();
     let nothing = BTreeSet::new();
     let means = Means::unlimited(&Device::flex());
-    let mut walk = Walk::new(source, windows, &nothing, &means, &Silent).unwrap();
+    let undecided = Undecided { rounded: &nothing, refit: &BTreeSet::new(), original: source };
+    let mut walk = Walk::new(source, windows, undecided, &means, &Silent).unwrap();
     for _ in 0..=first {
         walk.layer::<(), moepress_calibrate::CalibrateError>(&|_, matrices| Ok((matrices, ()))).unwrap();
     }
