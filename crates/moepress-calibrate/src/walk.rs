@@ -102,7 +102,7 @@ impl<'a> Walk<'a> {
         layout: &Layout,
         progress: &'a dyn Progress,
     ) -> Result<Self, CalibrateError> {
-        let sweep = Sweep::new(source.spec(), windows, Needs::default(), &means.device, 0, progress);
+        let sweep = Sweep::new(source.spec(), &windows.into(), Needs::default(), &means.device, 0, progress);
         let mut acts = Activations::new(means.spool.clone().filter(|_| layout.spooled))?;
         if let Err(error) = sweep.embed(source, &mut acts) {
             // What went wrong first is the better story.
