@@ -37,6 +37,11 @@ impl<'a> Activations<'a> {
         Self { values, n, precision, quantized, halves: OnceLock::new() }
     }
 
+    /// The rows themselves.
+    pub fn values(&self) -> &'a [f32] {
+        self.values
+    }
+
     /// Rows.
     pub fn len(&self) -> usize {
         self.n

@@ -14,7 +14,7 @@ const UNITS: [(&str, u64); 10] = [
 ];
 
 /// Bytes in `4.2GiB`, `3 MB` or `1048576`, rounded down; `None` when it is no such thing.
-pub(crate) fn bytes(text: &str) -> Option<u64> {
+pub fn bytes(text: &str) -> Option<u64> {
     let number = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
     let (number, unit) = text.split_at(number);
     let unit = UNITS.iter().find(|(name, _)| *name == unit.trim_start_matches(' '))?.1;

@@ -19,6 +19,17 @@ pub enum RuntimeError {
     /// Weights that do not fit what they are multiplied with.
     #[error(transparent)]
     Product(#[from] MatmulError),
+    /// A budget that not even the experts of one token fit into.
+    #[error("a memory budget of {budget} bytes is too small: {needed} are the least for this model")]
+    Budget {
+        /// The budget.
+        budget: u64,
+        /// Everything but the routed experts, and as many of those as a token goes to.
+        needed: u64,
+    },
+    /// The thread that reads ahead cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
     /// There is nothing to run on.
     #[error("no tokens to run the model on")]
     Empty,
@@ -64,6 +75,8 @@ impl RuntimeError {
             Self::Weight { .. } | Self::Product(_) | Self::Token { .. } | Self::NotFinite => {
                 ErrorKind::BadInput
             }
+            Self::Budget { .. } => ErrorKind::NoSpace,
+            Self::Thread(_) => ErrorKind::Io,
             Self::Empty | Self::Context { .. } | Self::Batch { .. } | Self::Sampling(_) => ErrorKind::Usage,
         }
     }

@@ -1,15 +1,17 @@
 //! A loaded model.
 
 use crate::RuntimeError;
+use crate::cache::{Policy, Trace};
 use crate::decoder::{
-    Builder, Cache, Expert, ExpertStore, Layer, LayerCache, Map, Norm, Pass, Resident, Rotary, Span,
+    Builder, Cache, CacheReport, Expert, ExpertStore, Layer, LayerCache, Map, Norm, Pass, Resident, Rotary,
+    Span, Streamed,
 };
-use moepress_checkpoint::Source;
+use moepress_checkpoint::{Share, Source};
 use moepress_kernels::{Activations, Precision};
-use moepress_model::{ModelSpec, Tensor};
+use moepress_model::{ModelSpec, Moe, Tensor};
 use moepress_quant::Stored;
 use rayon::prelude::*;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A model whose weights are in memory, in the formats they are stored in. Shared freely by threads; every pass
 /// uses all of those of the pool it is called in.
@@ -20,6 +22,7 @@ pub struct Model {
     head: Map,
     layers: Vec<Layer>,
     experts: Box<dyn ExpertStore>,
+    trace: Option<Mutex<Trace>>,
 }
 
 impl Model {
@@ -48,6 +51,48 @@ impl Model {
         Self::assemble(spec, source, layers, Box::new(Resident(experts)))
     }
 
+    /// Loads everything but the routed experts of `source`, and keeps of those what fits into `budget` bytes together
+    /// with the rest; others are read when they are needed.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; or the budget is too small for the experts of one token, or a thread cannot be started.
+    pub fn load_within(
+        source: Arc<dyn Source + Send + Sync>,
+        budget: u64,
+        policy: Box<dyn Policy>,
+        read_ahead: bool,
+    ) -> Result<Self, RuntimeError> {
+        let spec = source.spec().clone();
+        let sizes = expert_bytes(&spec);
+        let dense = spec.total_bytes() - sizes.iter().flatten().sum::<u64>();
+        let largest: Vec<u64> = sizes.iter().map(|layer| layer.iter().copied().max().unwrap_or(0)).collect();
+        let token = |(layer, moe): (usize, &Moe)| moe.routing.top_k as u64 * largest[layer];
+        let needed = dense + spec.moe_layers().map(token).max().unwrap_or(0);
+        if budget < needed {
+            return Err(RuntimeError::Budget { budget, needed });
+        }
+        let layer = |layer| Builder::new(&spec, layer, source.share(layer, &Share::Core)?).layer();
+        let layers =
+            (0..spec.layers.len()).into_par_iter().map(layer).collect::<Result<_, RuntimeError>>()?;
+        let store = Streamed::new(source.clone(), budget - dense, largest, policy, read_ahead)?;
+        Self::assemble(spec, &*source, layers, Box::new(store))
+    }
+
+    /// What keeping experts within a budget came to; none where all are in memory.
+    pub fn cache_report(&self) -> Option<CacheReport> {
+        self.experts.report()
+    }
+
+    /// Writes down from now on which experts are used.
+    pub fn record(&mut self) {
+        self.trace = Some(Mutex::default());
+    }
+
+    /// What has been written down since [`Self::record`].
+    pub fn recorded(&self) -> Option<Trace> {
+        self.trace.as_ref().map(|trace| trace.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
     fn assemble(
         spec: ModelSpec,
         source: &dyn Source,
@@ -74,7 +119,7 @@ impl Model {
             bias: optional(Tensor::FinalNormBias)?,
         };
         let head = Map { weight, bias: optional(Tensor::HeadBias)? };
-        Ok(Self { spec, embedding, final_norm, head, layers, experts })
+        Ok(Self { spec, embedding, final_norm, head, layers, experts, trace: None })
     }
 
     /// What the model is.
@@ -129,7 +174,14 @@ impl Model {
         spans.iter().try_for_each(|span| self.check_length(span.length))?;
         let rotaries: Vec<Rotary> =
             spans.iter().map(|span| Rotary::new(&self.spec.attention, span)).collect();
-        let pass = Pass { spans, rotaries: &rotaries, precision, experts: &*self.experts };
+        let pass = Pass {
+            spans,
+            rotaries: &rotaries,
+            precision,
+            experts: &*self.experts,
+            trace: self.trace.as_ref(),
+            layers: &self.layers,
+        };
         let mut scratch: Cache = vec![LayerCache::default(); if caches.is_none() { spans.len() } else { 0 }];
         let mut x = self.embed(ids);
         for (index, layer) in self.layers.iter().enumerate() {
@@ -162,6 +214,21 @@ impl Model {
     pub(crate) fn cache(&self) -> Cache {
         vec![LayerCache::default(); self.layers.len()]
     }
+}
+
+/// Bytes of every routed expert, by layer.
+pub fn expert_bytes(spec: &ModelSpec) -> Vec<Vec<u64>> {
+    let mut bytes: Vec<Vec<u64>> = (0..spec.layers.len())
+        .map(|layer| vec![0; spec.moe(layer).map_or(0, |moe| moe.experts.len())])
+        .collect();
+    for tensor in spec.tensors() {
+        if let Tensor::Layer(layer, part) = tensor
+            && let Some(expert) = part.expert()
+        {
+            bytes[layer][expert] += spec.stored_bytes(tensor);
+        }
+    }
+    bytes
 }
 
 /// x · factor.
@@ -290,5 +357,35 @@ mod tests {
         let mut misshapen = Toy::new();
         misshapen.spec.hidden += 2;
         assert!(matches!(Model::load(&misshapen), Err(RuntimeError::Weight { .. })));
+    }
+
+    #[test]
+    fn a_budget_changes_no_bit() {
+        let toy = Toy::new();
+        let sizes = expert_bytes(&toy.spec);
+        let expert = sizes[0][0];
+        let dense = toy.spec.total_bytes() - sizes.iter().flatten().sum::<u64>();
+        let whole = Model::load(&toy).unwrap().hidden(&IDS, 2).unwrap();
+        let source: Arc<dyn Source + Send + Sync> = Arc::new(toy);
+        for (name, build) in crate::cache::POLICIES {
+            for (experts, read_ahead) in [(2, false), (3, true), (8, true)] {
+                let budget = dense + experts * expert;
+                let mut model = Model::load_within(source.clone(), budget, build(None), read_ahead).unwrap();
+                model.record();
+                for _ in 0..3 {
+                    assert_eq!(model.hidden(&IDS, 2).unwrap(), whole, "{name}, {experts} experts");
+                }
+                let (report, trace) = (model.cache_report().unwrap(), model.recorded().unwrap());
+                let distinct: std::collections::BTreeSet<_> = trace.uses.iter().map(|used| used.id).collect();
+                assert_eq!(report.uses, trace.uses.len() as u64);
+                assert!(report.bytes_read >= distinct.len() as u64 * expert && report.hits < report.uses);
+                if experts == 8 {
+                    assert!(report.bytes_read <= 8 * expert, "{name}: all fit, each is read once");
+                }
+            }
+        }
+        let small = Model::load_within(source, dense + expert, crate::cache::POLICIES[0].1(None), false);
+        let needed = dense + 2 * expert;
+        assert!(matches!(small, Err(RuntimeError::Budget { needed: n, .. }) if n == needed));
     }
 }

@@ -1,14 +1,18 @@
 //! `moepress bench`: how fast this machine runs models, and how fast it could.
 
+use super::experts::{self, Memory};
 use super::{Context, Ending, model};
 use crate::args::{Threads, at_least};
 use crate::failure::Failure;
 use crate::output;
 use clap::Subcommand;
 use moepress_bench::{Decode, Kernel, Load, Prefill, Roofline, Shape};
-use moepress_runtime::Precision;
+use moepress_checkpoint::Source;
+use moepress_runtime::{ExpertId, POLICIES, Precision, Replayed, belady, replay};
 use serde::Serialize;
+use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,6 +21,8 @@ Examples:
   moepress bench load out/demo --json
   moepress bench kernel ternary-g64 int4-g64 bf16 --inputs 1
   moepress bench roofline
+  moepress generate out/demo --prompt \"The road\" --record-experts uses.json
+  moepress bench cache out/demo --uses uses.json
 
 Medians of --rounds rounds. Rates stand beside what the machine gives at most, measured in the same process: reading \
 from memory, and its fastest arithmetic. Run it on an idle machine.";
@@ -35,6 +41,7 @@ enum Command {
     Prefill(PrefillArgs),
     Load(LoadArgs),
     Kernel(KernelArgs),
+    Cache(CacheArgs),
     Roofline(RooflineArgs),
 }
 
@@ -69,6 +76,8 @@ struct DecodeArgs {
     /// Sequences that advance together
     #[arg(long, value_name = "N", default_value = "1", value_parser = at_least(1, 256))]
     sequences: usize,
+    #[command(flatten)]
+    memory: Memory,
     #[command(flatten)]
     common: Common,
 }
@@ -115,6 +124,26 @@ struct KernelArgs {
     common: Common,
 }
 
+/// Replay which experts were used, under every policy and the best that could have been done
+#[derive(Debug, clap::Args)]
+struct CacheArgs {
+    /// Model directory, plain or compact
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// Uses to replay: a file of generate --record-experts
+    #[arg(long, value_name = "FILE")]
+    uses: PathBuf,
+    /// Bytes of experts in memory; repeatable [default: a quarter and a half of all]
+    #[arg(long = "expert-bytes", value_name = "SIZE", value_parser = experts::size)]
+    budgets: Vec<u64>,
+    /// Uses before, for the policy pinned
+    #[arg(long, value_name = "FILE")]
+    used_before: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
 /// Measure what the machine can do at most
 #[derive(Debug, clap::Args)]
 struct RooflineArgs {
@@ -141,6 +170,7 @@ impl Args {
             Command::Prefill(args) => args.run(context),
             Command::Load(args) => args.run(context),
             Command::Kernel(args) => args.run(context),
+            Command::Cache(args) => args.run(context),
             Command::Roofline(args) => args.run(),
         }
     }
@@ -192,8 +222,8 @@ fn limits(roofline: &Roofline) -> String {
 impl DecodeArgs {
     fn run(self, context: &Context) -> Result<Ending, Failure> {
         let roofline = self.common.start()?;
-        let checkpoint = model::open(context, &self.path)?;
-        let model = model::load(context, &checkpoint, 0)?;
+        let checkpoint = Arc::new(model::open(context, &self.path)?);
+        let model = model::load_within(context, &checkpoint, &self.memory)?;
         let sizes = [self.sequences, self.prompt, self.tokens];
         let result =
             moepress_bench::decode(&model, sizes, self.common.precision(), self.common.rounds, &roofline)?;
@@ -205,7 +235,8 @@ impl DecodeArgs {
                 ),
                 _ => String::new(),
             };
-            format!("decode {:.1} tokens per second{memory}\n", result.tokens_per_second)
+            let cache = model.cache_report().map(|report| experts::line(&report) + "\n").unwrap_or_default();
+            format!("decode {:.1} tokens per second{memory}\n{cache}", result.tokens_per_second)
         })
     }
 }
@@ -269,6 +300,73 @@ impl KernelArgs {
             }));
             output::table(&rows)
         })
+    }
+}
+
+/// One policy under one budget.
+#[derive(Serialize)]
+struct Replay {
+    expert_bytes: u64,
+    policy: &'static str,
+    uses: u64,
+    hits: u64,
+    hit_rate: f64,
+    /// Hits of those that the best possible cache has.
+    of_best: f64,
+    bytes_read: u64,
+}
+
+impl CacheArgs {
+    fn run(self, context: &Context) -> Result<Ending, Failure> {
+        let checkpoint = moepress_checkpoint::Checkpoint::open(&context.files, &self.path)?;
+        let spec = checkpoint.spec();
+        let trace = experts::read(context, &self.uses, spec)?;
+        let before = self.used_before.as_ref().map(|path| experts::read(context, path, spec)).transpose()?;
+        let sizes = moepress_runtime::expert_bytes(spec);
+        let all: u64 = sizes.iter().flatten().sum();
+        let budgets = if self.budgets.is_empty() { vec![all / 4, all / 2] } else { self.budgets };
+        let bytes = |id: ExpertId| sizes[id.layer][id.expert];
+        let mut rows = Vec::new();
+        for expert_bytes in budgets {
+            context.interrupt.check()?;
+            let best = belady(&trace, expert_bytes, bytes);
+            let mut row = |policy, found: Replayed| {
+                let Replayed { uses, hits, bytes_read } = found;
+                let of_best = hits as f64 / best.hits.max(1) as f64;
+                rows.push(Replay {
+                    expert_bytes,
+                    policy,
+                    uses,
+                    hits,
+                    hit_rate: found.hit_rate(),
+                    of_best,
+                    bytes_read,
+                });
+            };
+            for (name, make) in POLICIES {
+                row(name, replay(&trace, expert_bytes, make(before.as_ref()), bytes));
+            }
+            row("best", best);
+        }
+        if self.json {
+            output::json(
+                &json!({ "schema_version": 1, "model": self.path.display().to_string(), "result": rows }),
+            )?;
+            return Ok(Ending::Done);
+        }
+        let mut table =
+            vec![["policy", "experts in memory", "hits", "of the best", "read"].map(str::to_owned).to_vec()];
+        table.extend(rows.iter().map(|row| {
+            vec![
+                row.policy.to_owned(),
+                output::bytes(row.expert_bytes),
+                format!("{:.1} %", 100.0 * row.hit_rate),
+                format!("{:.2}", row.of_best),
+                output::bytes(row.bytes_read),
+            ]
+        }));
+        output::result(&output::table(&table))?;
+        Ok(Ending::Done)
     }
 }
 

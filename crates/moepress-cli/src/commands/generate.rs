@@ -1,13 +1,16 @@
 //! `moepress generate`: continues a text.
 
+use super::experts::{self, Memory};
 use super::{Context, Ending, model};
 use crate::args::{Threads, at_least};
 use crate::failure::Failure;
+use crate::new_file::NewFile;
 use crate::output;
 use moepress_runtime::{Generated, Precision, Request, Sampling, Stop, generate};
 use moepress_text::{StopStrings, Stream};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 const EXAMPLES: &str = "\
@@ -15,6 +18,7 @@ Examples:
   moepress generate out/demo --prompt \"The old house\"
   moepress generate out/demo --prompt \"The old house\" -n 200 --temperature 0.8 --top-p 0.95
   moepress generate out/demo --prompt \"The old house\" --texts 4 --temperature 1 --stop \".\"
+  moepress generate out/big --prompt \"The old house\" --memory-budget 300MiB --read-ahead
 
 The continuation streams to stdout, without the prompt. Equal seeds give equal texts. Several texts advance together, \
 are printed when all have ended, and draw from the seed, the seed plus 1 and so on.";
@@ -57,6 +61,11 @@ pub struct Args {
     #[arg(long)]
     exact: bool,
     #[command(flatten)]
+    memory: Memory,
+    /// Write down which experts are used, to a file that must not exist
+    #[arg(long, value_name = "FILE")]
+    record_experts: Option<PathBuf>,
+    #[command(flatten)]
     threads: Threads,
 }
 
@@ -89,13 +98,18 @@ struct Text<'a> {
 impl Args {
     pub fn run(self, context: &Context) -> Result<Ending, Failure> {
         self.threads.start()?;
-        let checkpoint = model::open(context, &self.path)?;
+        let record =
+            self.record_experts.as_ref().map(|path| NewFile::claim(&context.files, path)).transpose()?;
+        let checkpoint = Arc::new(model::open(context, &self.path)?);
         let tokenizer = model::tokenizer(context, &checkpoint)?;
         let prompt = tokenizer.encode(&self.prompt)?;
         if prompt.is_empty() {
             return Err(Failure::usage("--prompt has no text to continue"));
         }
-        let model = model::load(context, &checkpoint, 0)?;
+        let mut model = model::load_within(context, &checkpoint, &self.memory)?;
+        if record.is_some() {
+            model.record();
+        }
         let text = |_| Text {
             stream: Stream::new(&tokenizer),
             stop: StopStrings::new(&self.stop),
@@ -134,6 +148,9 @@ impl Args {
         if let Some(failure) = failure {
             return Err(failure);
         }
+        if let (Some(file), Some(trace)) = (record, model.recorded()) {
+            file.write(format!("{}\n", experts::document(&trace)).as_bytes())?;
+        }
         let tokens: usize = generated.iter().map(|text| text.ids.len()).sum();
         // The first token of every text costs the prompt.
         let seconds = first.map_or(0.0, |first| first.elapsed().as_secs_f64());
@@ -148,6 +165,9 @@ impl Args {
         };
         let plural = if tokens == 1 { "" } else { "s" };
         output::stderr(&format!("{tokens} token{plural}{speed}{why}"));
+        if let Some(report) = model.cache_report() {
+            output::stderr(&experts::line(&report));
+        }
         Ok(Ending::Done)
     }
 

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod eval;
+mod experts;
 pub mod generate;
 pub mod inspect;
 pub mod logits;

@@ -33,7 +33,7 @@ pub trait Policy: Send {
 }
 
 /// Makes a policy from what was used before, if that is known.
-type MakePolicy = fn(Option<&Trace>) -> Box<dyn Policy>;
+pub type MakePolicy = fn(Option<&Trace>) -> Box<dyn Policy>;
 
 /// The policies by name.
 pub const POLICIES: [(&str, MakePolicy); 3] =
@@ -57,6 +57,11 @@ impl<T: Clone> ByteCache<T> {
     pub(crate) fn take(&mut self, id: ExpertId, gates: f32) -> Option<T> {
         self.now += 1;
         self.policy.used(id, gates, self.now);
+        self.held.get(&id).map(|(thing, _)| thing.clone())
+    }
+
+    /// What is held of an expert, without its being used.
+    pub(crate) fn held(&self, id: ExpertId) -> Option<T> {
         self.held.get(&id).map(|(thing, _)| thing.clone())
     }
 

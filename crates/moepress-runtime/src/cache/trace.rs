@@ -100,7 +100,10 @@ mod tests {
             for room in [0, 1, 2, 3] {
                 let best = belady(&trace(uses), room as u64 * 10, |_| 10);
                 assert_eq!(best.hits, brute_force(uses, &[], room), "{uses:?} in {room}");
-                assert_eq!((best.uses, best.bytes_read), (uses.len() as u64, (uses.len() as u64 - best.hits) * 10));
+                assert_eq!(
+                    (best.uses, best.bytes_read),
+                    (uses.len() as u64, (uses.len() as u64 - best.hits) * 10)
+                );
                 for (name, build) in POLICIES {
                     let found = replay(&trace(uses), room as u64 * 10, build(None), |_| 10);
                     assert!(found.hits <= best.hits, "{name} beats the best on {uses:?} in {room}");

@@ -2,9 +2,11 @@
 
 use super::{Gated, Map, Pass, add, gated, routing};
 use crate::RuntimeError;
+use crate::cache::{ExpertId, Used};
 use moepress_kernels::{Activations, Precision};
 use moepress_model::Routing;
 use rayon::prelude::*;
+use std::sync::PoisonError;
 
 /// Tokens from which on they are routed on all threads.
 const MANY: usize = 32;
@@ -39,50 +41,23 @@ impl Experts {
     ) -> Result<Vec<f32>, RuntimeError> {
         let hidden = x.len() / tokens;
         let routed = self.route(x, tokens)?;
-        let used: Vec<usize> = (0..self.count).filter(|&expert| !routed[expert].tokens.is_empty()).collect();
-        let experts = pass.experts.experts(layer, &used)?;
-
+        let mut used: Vec<(usize, f32)> = Vec::new();
+        for (expert, routed) in routed.iter().enumerate().filter(|(_, routed)| !routed.tokens.is_empty()) {
+            used.push((expert, routed.gates.iter().sum()));
+        }
+        if let Some(trace) = pass.trace {
+            let used = used.iter().map(|&(expert, gates)| Used { id: ExpertId { layer, expert }, gates });
+            trace.lock().unwrap_or_else(PoisonError::into_inner).uses.extend(used);
+        }
         let all = Activations::new(x, tokens, pass.precision);
-        // Where all tokens go to an expert, as when there is only one, they need not be gathered.
-        let gathered: Vec<Option<Vec<f32>>> = used
-            .iter()
-            .map(|&expert| {
-                let rows = &routed[expert].tokens;
-                let gather = || rows.iter().flat_map(|&token| &x[token * hidden..(token + 1) * hidden]);
-                (rows.len() < tokens).then(|| gather().copied().collect())
-            })
-            .collect();
-        let inputs: Vec<Option<Activations<'_>>> = gathered
-            .iter()
-            .zip(&used)
-            .map(|(rows, &expert)| {
-                let count = routed[expert].tokens.len();
-                rows.as_ref().map(|rows| Activations::new(rows, count, pass.precision))
-            })
-            .collect();
-        let mut mlps: Vec<(&Activations<'_>, &Gated)> = Vec::new();
-        for (input, expert) in inputs.iter().zip(&experts) {
-            mlps.extend(expert.segments.iter().map(|segment| (input.as_ref().unwrap_or(&all), segment)));
+        let mut shared = self.shared.iter().map(|(shared, _)| (&all, shared)).collect::<Vec<_>>();
+        let (mut sum, mut y) = (vec![0.0; x.len()], None);
+        // As many at a time as memory holds; the shared expert runs beside the first of them.
+        let groups = used.len().div_ceil(pass.experts.most(layer)).max(1);
+        for group in used.chunks(used.len().div_ceil(groups).max(1)) {
+            y = self.add(layer, group, &routed, &all, std::mem::take(&mut shared), &mut sum, pass)?.or(y);
         }
-        mlps.extend(self.shared.iter().map(|(shared, _)| (&all, shared)));
-        let mut outputs = gated::forward(&mlps, pass.precision)?.into_iter();
-
-        let mut sum = vec![0.0; x.len()];
-        for (&index, expert) in used.iter().zip(&experts) {
-            let Routed { tokens, gates } = &routed[index];
-            let mut own = vec![0.0; tokens.len() * hidden];
-            for y in outputs.by_ref().take(expert.segments.len()) {
-                add(&mut own, &y, 1.0);
-            }
-            if let Some(bias) = &expert.bias {
-                own.chunks_exact_mut(hidden).for_each(|row| add(row, bias, 1.0));
-            }
-            for ((&token, &gate), row) in tokens.iter().zip(gates).zip(own.chunks_exact(hidden)) {
-                let sum = &mut sum[token * hidden..(token + 1) * hidden];
-                sum.iter_mut().zip(row).for_each(|(sum, y)| *sum += y * gate);
-            }
-        }
-        if let (Some((_, gate)), Some(mut y)) = (&self.shared, outputs.next()) {
+        if let (Some((_, gate)), Some(mut y)) = (&self.shared, y) {
             if let Some(gate) = gate {
                 let logits = gate.forward(&Activations::new(x, tokens, Precision::Exact))?;
                 for (row, logit) in y.chunks_exact_mut(hidden).zip(logits) {
@@ -93,6 +68,61 @@ impl Experts {
             add(&mut sum, &y, 1.0);
         }
         Ok(sum)
+    }
+
+    /// Adds the gated outputs of these experts to `sum`, and returns the output of the shared one where it is among
+    /// them.
+    fn add(
+        &self,
+        layer: usize,
+        group: &[(usize, f32)],
+        routed: &[Routed],
+        all: &Activations<'_>,
+        shared: Vec<(&Activations<'_>, &Gated)>,
+        sum: &mut [f32],
+        pass: &Pass<'_>,
+    ) -> Result<Option<Vec<f32>>, RuntimeError> {
+        let (x, tokens) = (all.values(), all.len());
+        let hidden = x.len() / tokens;
+        let experts = pass.experts.experts(layer, group)?;
+        // Where all tokens go to an expert, as when there is only one, they need not be gathered.
+        let gather = |&(expert, _): &(usize, f32)| {
+            let rows = &routed[expert].tokens;
+            let values = || rows.iter().flat_map(|&token| &x[token * hidden..(token + 1) * hidden]);
+            (rows.len() < tokens).then(|| values().copied().collect::<Vec<f32>>())
+        };
+        let gathered: Vec<Option<Vec<f32>>> = group.iter().map(gather).collect();
+        let mut inputs: Vec<Option<Activations<'_>>> = Vec::with_capacity(group.len());
+        for (rows, &(expert, _)) in gathered.iter().zip(group) {
+            let count = routed[expert].tokens.len();
+            inputs.push(rows.as_deref().map(|rows| Activations::new(rows, count, pass.precision)));
+        }
+        let mut mlps: Vec<(&Activations<'_>, &Gated)> = Vec::new();
+        for (input, expert) in inputs.iter().zip(&experts) {
+            mlps.extend(expert.segments.iter().map(|segment| (input.as_ref().unwrap_or(all), segment)));
+        }
+        mlps.extend(shared);
+        let mut outputs = gated::forward(&mlps, pass.precision)?.into_iter();
+        for (&(index, _), expert) in group.iter().zip(&experts) {
+            let Routed { tokens, gates } = &routed[index];
+            let mut own = vec![0.0; tokens.len() * hidden];
+            for y in outputs.by_ref().take(expert.segments.len()) {
+                add(&mut own, &y, 1.0);
+            }
+            if let Some(bias) = &expert.bias {
+                own.chunks_exact_mut(hidden).for_each(|row| add(row, bias, 1.0));
+            }
+            for ((&token, &gate), row) in tokens.iter().zip(gates).zip(own.chunks_exact(hidden)) {
+                add(&mut sum[token * hidden..(token + 1) * hidden], row, gate);
+            }
+        }
+        Ok(outputs.next())
+    }
+
+    /// The experts that any of these tokens goes to.
+    pub(crate) fn chosen(&self, x: &[f32], tokens: usize) -> Result<Vec<usize>, RuntimeError> {
+        let routed = self.route(x, tokens)?;
+        Ok((0..self.count).filter(|&expert| !routed[expert].tokens.is_empty()).collect())
     }
 
     /// Where the tokens go, by expert. Always exact: a choice that flips costs more than a rounded product.

@@ -13,6 +13,7 @@ mod norm;
 mod rotary;
 mod routing;
 mod store;
+mod streamed;
 
 pub(crate) use attention::Attend;
 pub(crate) use build::Builder;
@@ -22,12 +23,15 @@ pub(crate) use gated::{Expert, Gated};
 pub(crate) use norm::Norm;
 pub(crate) use rotary::Rotary;
 pub(crate) use store::{ExpertStore, Resident};
+pub use streamed::CacheReport;
+pub(crate) use streamed::{SharedSource, Streamed};
 
 use crate::RuntimeError;
+use crate::cache::Trace;
 use moepress_kernels::{Activations, Precision, matmul};
 use moepress_quant::Stored;
 use rayon::prelude::*;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// A linear map: x · Wᵀ + bias.
 pub(crate) struct Map {
@@ -74,6 +78,10 @@ pub(crate) struct Pass<'a> {
     pub(crate) rotaries: &'a [Rotary],
     pub(crate) precision: Precision,
     pub(crate) experts: &'a dyn ExpertStore,
+    /// Where uses of experts are written down.
+    pub(crate) trace: Option<&'a Mutex<Trace>>,
+    /// All layers: what comes after a layer says which experts to read ahead.
+    pub(crate) layers: &'a [Layer],
 }
 
 impl Layer {
@@ -88,6 +96,7 @@ impl Layer {
         let attended = self.attend.forward(&self.input_norm.rows(x), pass, caches)?;
         add(x, &attended, self.residual);
         let normed = self.mlp_norm.rows(x);
+        self.expect(index, x, pass)?;
         let tokens = pass.spans.iter().map(|span| span.tokens).sum();
         let y = match &self.mlp {
             Mlp::Dense(gated) => {
@@ -97,6 +106,21 @@ impl Layer {
             Mlp::Moe(experts) => experts.forward(index, &normed, tokens, pass)?,
         };
         add(x, &y, self.residual);
+        Ok(())
+    }
+}
+
+impl Layer {
+    /// Has the experts read ahead that the next layer chooses for these hidden states, as they are before this one's
+    /// MLP: most of them are those that it will choose.
+    fn expect(&self, index: usize, x: &[f32], pass: &Pass<'_>) -> Result<(), RuntimeError> {
+        let Some(next) = pass.layers.get(index + 1).filter(|_| pass.experts.reads_ahead()) else {
+            return Ok(());
+        };
+        if let Mlp::Moe(experts) = &next.mlp {
+            let tokens = pass.spans.iter().map(|span| span.tokens).sum();
+            pass.experts.expect(index + 1, &experts.chosen(&next.mlp_norm.rows(x), tokens)?);
+        }
         Ok(())
     }
 }
