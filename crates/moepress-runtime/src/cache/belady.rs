@@ -17,9 +17,9 @@ pub fn belady(trace: &Trace, budget: u64, bytes: impl Fn(ExpertId) -> u64) -> Re
     for (at, used) in trace.uses.iter().enumerate() {
         let own = bytes(used.id);
         replayed.uses += 1;
-        if held.contains_key(&used.id) {
+        if let Some(again) = held.get_mut(&used.id) {
             replayed.hits += 1;
-            held.insert(used.id, next[at]);
+            *again = next[at];
             continue;
         }
         replayed.bytes_read += own;

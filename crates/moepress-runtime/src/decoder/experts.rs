@@ -30,6 +30,15 @@ struct Routed {
     gates: Vec<f32>,
 }
 
+/// The tokens of a pass at one layer.
+struct Batch<'a> {
+    layer: usize,
+    /// Normed hidden states `[tokens, hidden]`.
+    x: &'a Activations<'a>,
+    /// By expert.
+    routed: Vec<Routed>,
+}
+
 impl Experts {
     /// `[tokens, hidden]` of normed hidden states → the weighted sum of the chosen experts, and the shared one.
     pub(crate) fn forward(
@@ -50,12 +59,13 @@ impl Experts {
             trace.lock().unwrap_or_else(PoisonError::into_inner).uses.extend(used);
         }
         let all = Activations::new(x, tokens, pass.precision);
-        let mut shared = self.shared.iter().map(|(shared, _)| (&all, shared)).collect::<Vec<_>>();
+        let batch = Batch { layer, x: &all, routed };
+        let mut shared: Vec<_> = self.shared.iter().map(|(shared, _)| (&all, shared)).collect();
         let (mut sum, mut y) = (vec![0.0; x.len()], None);
         // As many at a time as memory holds; the shared expert runs beside the first of them.
         let groups = used.len().div_ceil(pass.experts.most(layer)).max(1);
         for group in used.chunks(used.len().div_ceil(groups).max(1)) {
-            y = self.add(layer, group, &routed, &all, std::mem::take(&mut shared), &mut sum, pass)?.or(y);
+            y = batch.add(group, std::mem::take(&mut shared), &mut sum, pass)?.or(y);
         }
         if let (Some((_, gate)), Some(mut y)) = (&self.shared, y) {
             if let Some(gate) = gate {
@@ -70,21 +80,52 @@ impl Experts {
         Ok(sum)
     }
 
+    /// The experts that any of these tokens goes to.
+    pub(crate) fn chosen(&self, x: &[f32], tokens: usize) -> Result<Vec<usize>, RuntimeError> {
+        let routed = self.route(x, tokens)?;
+        Ok((0..self.count).filter(|&expert| !routed[expert].tokens.is_empty()).collect())
+    }
+
+    /// Where the tokens go, by expert. Always exact: a choice that flips costs more than a rounded product.
+    fn route(&self, x: &[f32], tokens: usize) -> Result<Vec<Routed>, RuntimeError> {
+        let logits = self.router.forward(&Activations::new(x, tokens, Precision::Exact))?;
+        let gates = |logits: &[f32]| routing::gates(&self.routing, self.correction.as_deref(), logits);
+        let chosen: Vec<_> = match tokens < MANY {
+            true => logits.chunks_exact(self.rows.len()).map(gates).collect(),
+            false => logits.par_chunks_exact(self.rows.len()).map(gates).collect(),
+        };
+        let mut routed: Vec<Routed> = (0..self.count).map(|_| Routed::default()).collect();
+        for (token, gates) in chosen.into_iter().enumerate() {
+            for (row, gate) in gates {
+                let Routed { tokens, gates } = &mut routed[self.rows[row]];
+                // Rows that lead to one expert add their gates.
+                match (tokens.last(), gates.last_mut()) {
+                    (Some(&last), Some(sum)) if last == token => *sum += gate,
+                    _ => {
+                        tokens.push(token);
+                        gates.push(gate);
+                    }
+                }
+            }
+        }
+        Ok(routed)
+    }
+}
+
+impl Batch<'_> {
     /// Adds the gated outputs of these experts to `sum`, and returns the output of the shared one where it is among
     /// them.
     fn add(
         &self,
-        layer: usize,
         group: &[(usize, f32)],
-        routed: &[Routed],
-        all: &Activations<'_>,
         shared: Vec<(&Activations<'_>, &Gated)>,
         sum: &mut [f32],
         pass: &Pass<'_>,
     ) -> Result<Option<Vec<f32>>, RuntimeError> {
+        let Self { layer, x: all, routed } = self;
         let (x, tokens) = (all.values(), all.len());
         let hidden = x.len() / tokens;
-        let experts = pass.experts.experts(layer, group)?;
+        let experts = pass.experts.experts(*layer, group)?;
         // Where all tokens go to an expert, as when there is only one, they need not be gathered.
         let gather = |&(expert, _): &(usize, f32)| {
             let rows = &routed[expert].tokens;
@@ -117,36 +158,5 @@ impl Experts {
             }
         }
         Ok(outputs.next())
-    }
-
-    /// The experts that any of these tokens goes to.
-    pub(crate) fn chosen(&self, x: &[f32], tokens: usize) -> Result<Vec<usize>, RuntimeError> {
-        let routed = self.route(x, tokens)?;
-        Ok((0..self.count).filter(|&expert| !routed[expert].tokens.is_empty()).collect())
-    }
-
-    /// Where the tokens go, by expert. Always exact: a choice that flips costs more than a rounded product.
-    fn route(&self, x: &[f32], tokens: usize) -> Result<Vec<Routed>, RuntimeError> {
-        let logits = self.router.forward(&Activations::new(x, tokens, Precision::Exact))?;
-        let gates = |logits: &[f32]| routing::gates(&self.routing, self.correction.as_deref(), logits);
-        let chosen: Vec<_> = match tokens < MANY {
-            true => logits.chunks_exact(self.rows.len()).map(gates).collect(),
-            false => logits.par_chunks_exact(self.rows.len()).map(gates).collect(),
-        };
-        let mut routed: Vec<Routed> = (0..self.count).map(|_| Routed::default()).collect();
-        for (token, gates) in chosen.into_iter().enumerate() {
-            for (row, gate) in gates {
-                let Routed { tokens, gates } = &mut routed[self.rows[row]];
-                // Rows that lead to one expert add their gates.
-                match (tokens.last(), gates.last_mut()) {
-                    (Some(&last), Some(sum)) if last == token => *sum += gate,
-                    _ => {
-                        tokens.push(token);
-                        gates.push(gate);
-                    }
-                }
-            }
-        }
-        Ok(routed)
     }
 }

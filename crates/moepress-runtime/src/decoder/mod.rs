@@ -24,7 +24,7 @@ pub(crate) use norm::Norm;
 pub(crate) use rotary::Rotary;
 pub(crate) use store::{ExpertStore, Resident};
 pub use streamed::CacheReport;
-pub(crate) use streamed::{SharedSource, Streamed};
+pub(crate) use streamed::Streamed;
 
 use crate::RuntimeError;
 use crate::cache::Trace;

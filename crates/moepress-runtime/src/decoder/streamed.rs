@@ -31,9 +31,6 @@ pub struct CacheReport {
     pub stalled: Duration,
 }
 
-/// A source that threads share.
-pub(crate) type SharedSource = Arc<dyn Source + Send + Sync>;
-
 /// Routed experts within a budget of bytes.
 pub(crate) struct Streamed {
     shared: Arc<Shared>,
@@ -44,7 +41,7 @@ pub(crate) struct Streamed {
 }
 
 struct Shared {
-    source: SharedSource,
+    source: Arc<dyn Source + Send + Sync>,
     state: Mutex<State>,
     /// Something that was on its way has arrived, or failed to.
     arrived: Condvar,
@@ -61,7 +58,7 @@ struct State {
 impl Streamed {
     /// Experts of `source` in `budget` bytes; `largest` are those of the largest expert of each layer.
     pub(crate) fn new(
-        source: SharedSource,
+        source: Arc<dyn Source + Send + Sync>,
         budget: u64,
         largest: Vec<u64>,
         policy: Box<dyn Policy>,
@@ -78,7 +75,7 @@ impl Streamed {
             let (sender, receiver) = sync_channel(1);
             let shared = shared.clone();
             let thread = std::thread::Builder::new().spawn(move || shared.read_ahead(&receiver));
-            Ok((sender, thread.map_err(RuntimeError::Thread)?))
+            Ok::<_, RuntimeError>((sender, thread.map_err(RuntimeError::Thread)?))
         };
         let ahead = if read_ahead { Some(start()?) } else { None };
         Ok(Self { shared, largest, budget, ahead })
