@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const COMMANDS: [&str; 7] = ["run", "plan", "stats", "inspect", "eval", "generate", "logits"];
+const COMMANDS: [&str; 8] = ["run", "plan", "stats", "inspect", "eval", "generate", "logits", "bench"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

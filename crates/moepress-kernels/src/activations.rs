@@ -1,5 +1,6 @@
 //! Inputs of products: f32 rows, and for the fast kernels the same as eight-bit integers.
 
+use crate::rows::FEW;
 use moepress_quant::{Code, Dtype, Format};
 use std::sync::OnceLock;
 
@@ -16,7 +17,7 @@ pub enum Precision {
     /// f32 throughout: for likelihoods.
     #[default]
     Exact,
-    /// Activations rounded to eight bits per 128 columns where weights are packed, and to bf16 where several
+    /// Activations rounded to eight bits per 128 columns where weights are packed, and to bf16 where sixteen or more
     /// rows meet bf16 weights: for generating text.
     Fast,
 }
@@ -58,7 +59,7 @@ impl<'a> Activations<'a> {
             (Precision::Fast, Format::Grouped(format)) => {
                 self.quantized(Order::of(format.code));
             }
-            (Precision::Fast, Format::Plain(Dtype::Bf16)) if self.n > 1 => {
+            (Precision::Fast, Format::Plain(Dtype::Bf16)) if self.n >= FEW => {
                 self.halves();
             }
             _ => {}

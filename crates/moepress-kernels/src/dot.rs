@@ -1,4 +1,4 @@
-//! The product of a single input with plain rows, which need no unpacking to memory.
+//! Products of single inputs with plain rows, which need no unpacking to memory.
 
 use crate::vector::dots_of;
 use moepress_quant::{Dtype, Plain};

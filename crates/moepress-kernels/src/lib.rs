@@ -5,9 +5,9 @@
 //! | kernel | weights | inputs | computed in |
 //! |---|---|---|---|
 //! | `rows::unpacked` | any | [`Precision::Exact`] | f32, 64 rows unpacked at a time |
-//! | `dot` | plain | one | f32, straight from the stored numbers |
+//! | `dot` | plain | fewer than sixteen | f32, straight from the stored numbers |
 //! | `isa::{portable, avx2, avx512}` | packed | [`Precision::Fast`] | dot products of codes and eight-bit activations |
-//! | `isa::bf16` | bf16 | several, [`Precision::Fast`] | pairs of bf16 products |
+//! | `isa::bf16` | bf16 | sixteen or more, [`Precision::Fast`] | pairs of bf16 products |
 //!
 //! The instruction set is chosen at run time. [`matmuls`] spreads several products over the threads of rayon.
 //!
@@ -24,8 +24,9 @@
 //!   zeros.
 //!
 //! **Determinism.** A result depends on the inputs alone on one kind of processor, never on threads. With eight-bit
-//! activations it does not depend on the other rows of a batch either; elsewhere the order of summation may differ
-//! between a row computed alone and in a larger batch, and between processors with different vector units.
+//! activations, and with plain weights and fewer than sixteen inputs, it does not depend on the other rows of a batch
+//! either; elsewhere the order of summation may differ between a row computed alone and in a larger batch, and between
+//! processors with different vector units.
 
 mod activations;
 mod dot;

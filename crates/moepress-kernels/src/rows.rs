@@ -11,6 +11,9 @@ use std::ops::Range;
 /// Rows unpacked at once: with 4096 columns 1 MiB, which the second-level cache holds.
 pub(crate) const TILE: usize = 64;
 
+/// Inputs from which on tiles of plain weights beat one input after the other.
+pub(crate) const FEW: usize = 16;
+
 /// W · xᵀ for these rows of W, `[rows.len(), n]`: the product transposed. x is `[n, cols]`, `cols` > 0.
 pub(crate) fn rows(x: &Activations<'_>, w: &Stored, rows: Range<usize>, out: &mut [f32]) {
     match w {
@@ -21,7 +24,7 @@ pub(crate) fn rows(x: &Activations<'_>, w: &Stored, rows: Range<usize>, out: &mu
                 Codes::Trits(_) | Codes::Entropy(_) => repacked(x, packed, rows, out),
             }
         }
-        Stored::Plain(w) if x.n == 1 => dots(x.values, w, rows.start, out),
+        Stored::Plain(w) if x.n < FEW => few(x, w, rows, out),
         Stored::Plain(Plain { dtype: Dtype::Bf16, bytes, .. }) if x.precision == Precision::Fast => {
             let (_, cols) = w.matrix_shape();
             match isa::halves() {
@@ -32,6 +35,22 @@ pub(crate) fn rows(x: &Activations<'_>, w: &Stored, rows: Range<usize>, out: &mu
             }
         }
         _ => unpacked(x, w, rows, out),
+    }
+}
+
+/// For plain weights: every input by itself, so that none depends on the others.
+fn few(x: &Activations<'_>, w: &Plain, rows: Range<usize>, out: &mut [f32]) {
+    if x.n == 1 {
+        return dots(x.values, w, rows.start, out);
+    }
+    let cols = x.values.len() / x.n;
+    let mut y = vec![0.0; TILE.min(rows.len())];
+    for (first, out) in rows.clone().step_by(TILE).zip(out.chunks_mut(TILE * x.n)) {
+        let y = &mut y[..TILE.min(rows.end - first)];
+        for (i, x_row) in x.values.chunks_exact(cols).enumerate() {
+            dots(x_row, w, first, y);
+            out.chunks_exact_mut(x.n).zip(&*y).for_each(|(out, y)| out[i] = *y);
+        }
     }
 }
 

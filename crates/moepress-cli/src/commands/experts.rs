@@ -50,7 +50,7 @@ pub fn document(trace: &Trace) -> Value {
 
 /// Reads a file of [`document`], of a model of this shape.
 pub fn read(context: &Context, path: &Path, spec: &ModelSpec) -> Result<Trace, Failure> {
-    let json = read_json(context.files.as_ref(), path, MAX_BYTES)?;
+    let json: Value = read_json(context.files.as_ref(), path, MAX_BYTES)?;
     let bad = |field: &str, reason: &str| Failure::from(CheckpointError::bad_input(path, field, reason));
     if json.get("schema_version").and_then(Value::as_u64) != Some(1) {
         return Err(bad("schema_version", "must be 1 (is this a file of generate --record-experts?)"));
