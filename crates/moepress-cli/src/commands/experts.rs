@@ -28,9 +28,9 @@ pub struct Memory {
     pub used_before: Option<PathBuf>,
 }
 
-/// A policy by its name.
+/// A policy, chosen by name.
 #[derive(Clone, Copy, Debug)]
-pub struct NamedPolicy(pub &'static str, pub MakePolicy);
+pub struct NamedPolicy(pub MakePolicy);
 
 pub fn size(word: &str) -> Result<u64, String> {
     moepress_recipe::parse_bytes(word).ok_or_else(|| "must be a size such as 300MiB".to_owned())
@@ -39,7 +39,7 @@ pub fn size(word: &str) -> Result<u64, String> {
 fn policy(word: &str) -> Result<NamedPolicy, String> {
     let found = POLICIES.into_iter().find(|(name, _)| *name == word);
     let names = POLICIES.map(|(name, _)| name).join(", ");
-    found.map(|(name, make)| NamedPolicy(name, make)).ok_or_else(|| format!("must be one of {names}"))
+    found.map(|(_, make)| NamedPolicy(make)).ok_or_else(|| format!("must be one of {names}"))
 }
 
 /// Uses as a file holds them: `uses` are layer, expert and the sum of gates, in order.

@@ -38,7 +38,7 @@ pub fn load_within(
     };
     room(checkpoint, budget)?;
     let before = memory.used_before.as_ref().map(|path| experts::read(context, path, spec)).transpose()?;
-    let policy = (memory.policy.1)(before.as_ref());
+    let policy = (memory.policy.0)(before.as_ref());
     let model = Model::load_within(checkpoint.clone(), budget, policy, memory.read_ahead)?;
     context.interrupt.check()?;
     Ok(model)
