@@ -10,10 +10,12 @@ pub fn windows_per_chunk(window: usize) -> usize {
 }
 
 /// Windows of equal length that run as one batch.
-pub(crate) struct Chunk {
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// Token ids of all windows, one after the other.
     pub ids: Vec<u32>,
-    pub batch: usize,
-    window: usize,
+    /// Tokens of a window.
+    pub window: usize,
 }
 
 /// Rows of a chunk that predict, and what they should predict.
@@ -24,18 +26,23 @@ pub(crate) struct Predicting {
 
 impl Chunk {
     /// The chunks of windows of one length.
-    pub fn cut(windows: &[Vec<u32>]) -> Vec<Self> {
+    pub(crate) fn cut(windows: &[Vec<u32>]) -> Vec<Self> {
         let window = windows.first().map_or(0, Vec::len);
-        let chunk = |windows: &[Vec<u32>]| Self { ids: windows.concat(), batch: windows.len(), window };
+        let chunk = |windows: &[Vec<u32>]| Self { ids: windows.concat(), window };
         windows.chunks(windows_per_chunk(window)).map(chunk).collect()
     }
 
-    pub fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.ids.len()
     }
 
+    /// Number of windows.
+    pub(crate) fn batch(&self) -> usize {
+        self.ids.len() / self.window.max(1)
+    }
+
     /// Every token but the last of a window predicts the next.
-    pub fn predicting(&self) -> Predicting {
+    pub(crate) fn predicting(&self) -> Predicting {
         let rows: Vec<u32> =
             (0..self.ids.len() as u32).filter(|row| !(row + 1).is_multiple_of(self.window as u32)).collect();
         let targets = rows.iter().map(|&row| self.ids[row as usize + 1]).collect();

@@ -32,7 +32,7 @@ impl Sweep<'_> {
         let Mlp::Moe(experts) = &block.mlp else { return Ok(()) };
         self.pass(acts, stats, &[Slot::Attended], |acts, i, chunk| {
             let x = self.rows(acts.read(before, i)?, chunk);
-            let attended = block.attend(x, chunk.batch, &self.rotary, None, &mut Ignore);
+            let attended = block.attend(x, chunk.batch(), self.rotary(chunk), None, &mut Ignore);
             let mut stats = Statistics::default();
             if self.needs.has(Need::Routing) {
                 let probe = RoutingProbe::new(index, &experts.route(block.mlp_input(attended.clone())));
@@ -51,11 +51,11 @@ impl Sweep<'_> {
                 let normed = block.mlp_input(attended.clone());
                 let sum = if first { normed.zeros_like() } else { self.rows(acts.read(from, i)?, chunk) };
                 let routed = experts.route(normed.clone());
-                let mut probe = RoutingProbe::new(index, &routed);
+                let mut probe = self.needs.has(Need::Routing).then(|| RoutingProbe::new(index, &routed));
                 let these = loaded.iter().map(|(expert, loaded)| (*expert, loaded));
                 let sum = experts.add(these, &normed, &routed, sum, &mut probe);
                 let mut stats = Statistics::default();
-                if self.needs.has(Need::Routing) {
+                if let Some(probe) = probe {
                     probe.finish_outputs(&mut stats)?;
                 }
                 if self.needs.has(Need::MeanOutputs) {
@@ -79,18 +79,18 @@ impl Sweep<'_> {
         x: moepress_nn::Tensor<2>,
         stats: &mut Statistics,
     ) -> Result<moepress_nn::Tensor<2>, CalibrateError> {
-        let attended = block.attend(x, chunk.batch, &self.rotary, None, &mut Ignore);
+        let attended = block.attend(x, chunk.batch(), self.rotary(chunk), None, &mut Ignore);
         let normed = block.mlp_input(attended.clone());
         let sum = match &block.mlp {
             Mlp::Dense(_) => normed.zeros_like(),
             Mlp::Moe(experts) => {
                 let routed = experts.route(normed.clone());
-                let mut probe = RoutingProbe::new(layer, &routed);
+                let mut probe = self.needs.has(Need::Routing).then(|| RoutingProbe::new(layer, &routed));
                 let sum = experts.add(experts.loaded(), &normed, &routed, normed.zeros_like(), &mut probe);
                 if self.needs.has(Need::MeanOutputs) {
                     crate::routing::output_sums(layer, experts.loaded(), &normed, stats)?;
                 }
-                if self.needs.has(Need::Routing) {
+                if let Some(probe) = probe {
                     probe.finish_router(stats)?;
                     probe.finish_outputs(stats)?;
                 }

@@ -6,7 +6,7 @@ use crate::activations::{Activations, Slot};
 use crate::chunk::Chunk;
 use crate::gradients::fed_by;
 use crate::gram::{Gram, Inputs};
-use crate::layer::build;
+use crate::layer::{build, dense_on};
 use crate::layout::{Layout, Writing};
 use crate::sweep::{Means, Sweep};
 use moepress_checkpoint::{Progress, Share, Source};
@@ -68,13 +68,10 @@ impl<'a> Walk<'a> {
         layout: &Layout,
         progress: &'a dyn Progress,
     ) -> Result<Self, CalibrateError> {
-        let sweep = Sweep::new(source.spec(), windows, Needs::default(), &means.device, 0, progress);
+        let chunks = Chunk::cut(windows);
+        let sweep = Sweep::new(source.spec(), chunks, Needs::default(), &means.device, 0, progress);
         let mut acts = Activations::new(means.spool.clone().filter(|_| layout.spooled))?;
-        if let Err(error) = sweep.embed(source, &mut acts) {
-            // What went wrong first is the better story.
-            let _ = acts.close();
-            return Err(error);
-        }
+        sweep.embed(source, &mut acts)?;
         Ok(Self { source, rounded, sweep, acts, held: layout.experts.max(1), next: 0 })
     }
 
@@ -98,7 +95,7 @@ impl<'a> Walk<'a> {
             let block = self.core(index, &weights)?;
             let grams = self.grams(&attention, |i, chunk, inputs| {
                 let x = self.sweep.rows(self.acts.read(before, i)?, chunk);
-                block.attend(x, chunk.batch, &self.sweep.rotary, None, inputs);
+                block.attend(x, chunk.batch(), self.sweep.rotary(chunk), None, inputs);
                 Ok(())
             })?;
             drop(block);
@@ -168,7 +165,8 @@ impl<'a> Walk<'a> {
     }
 
     fn core(&self, layer: usize, weights: &LayerWeights) -> Result<Block, CalibrateError> {
-        build(self.source.spec(), layer, weights.clone(), &self.sweep.device, |builder| builder.core())
+        let device = &self.sweep.device;
+        build(self.source.spec(), layer, weights.clone(), &dense_on(device), device, |builder| builder.core())
     }
 
     fn experts(
@@ -177,7 +175,8 @@ impl<'a> Walk<'a> {
         experts: &[usize],
         weights: &LayerWeights,
     ) -> Result<Vec<(usize, Expert)>, CalibrateError> {
-        build(self.source.spec(), layer, weights.clone(), &self.sweep.device, |builder| {
+        let device = &self.sweep.device;
+        build(self.source.spec(), layer, weights.clone(), &dense_on(device), device, |builder| {
             experts.iter().map(|&expert| Ok((expert, builder.expert(expert)?))).collect()
         })
     }
@@ -271,7 +270,7 @@ impl<'a> Walk<'a> {
         let Self { sweep, acts, .. } = self;
         sweep.pass(acts, &mut Statistics::default(), &[Slot::Attended], |acts, i, chunk| {
             let x = sweep.rows(acts.read(before, i)?, chunk);
-            let attended = block.attend(x, chunk.batch, &sweep.rotary, None, &mut Ignore);
+            let attended = block.attend(x, chunk.batch(), sweep.rotary(chunk), None, &mut Ignore);
             Ok((vec![to_rows(attended)], Statistics::default()))
         })?;
         acts.drop(before)

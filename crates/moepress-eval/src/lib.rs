@@ -6,9 +6,12 @@ mod evaluate;
 mod likelihood;
 mod score;
 mod speed;
+mod subject;
 
 pub use distance::Divergence;
 pub use error::EvalError;
 pub use evaluate::{Evaluation, Overall, Text, TextScore, evaluate};
 pub use likelihood::Likelihood;
+pub use score::scoring_memory;
 pub use speed::decode_speed;
+pub use subject::{Streamed, Subject};

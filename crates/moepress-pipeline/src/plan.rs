@@ -1,6 +1,7 @@
 //! What a recipe would do, from headers alone.
 
 use crate::PipelineError;
+use crate::evaluate::Tokens;
 use crate::memory::{Load, predict};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
 use moepress_model::{Class, Edit, ModelSpec, Tensor};
@@ -33,13 +34,24 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The size of a model.
+    /// The size of a model in the formats that its description says.
     pub fn of(spec: &ModelSpec) -> Self {
-        let entry =
-            |(class, (weights, bytes)): (Class, (u64, u64))| (class.name(), SizeOf { weights, bytes });
-        let total = SizeOf { weights: spec.total_weights(), bytes: spec.total_bytes() };
-        let bpw = 8.0 * total.bytes as f64 / total.weights.max(1) as f64;
-        Self { total, bpw, classes: spec.bytes_by_class().into_iter().map(entry).collect() }
+        Self::new(spec.bytes_by_class())
+    }
+
+    /// The size of a checkpoint as it lies on disk, where weights may be smaller than what they are read as.
+    pub fn on_disk(checkpoint: &Checkpoint) -> Self {
+        Self::new(checkpoint.spec().sizes_by_class(|tensor| checkpoint.disk_bytes(tensor)))
+    }
+
+    fn new(classes: BTreeMap<Class, (u64, u64)>) -> Self {
+        let mut total = SizeOf::default();
+        let mut entry = |(class, (weights, bytes)): (Class, (u64, u64))| {
+            total = SizeOf { weights: total.weights + weights, bytes: total.bytes + bytes };
+            (class.name(), SizeOf { weights, bytes })
+        };
+        let classes = classes.into_iter().map(&mut entry).collect();
+        Self { total, bpw: 8.0 * total.bytes as f64 / total.weights.max(1) as f64, classes }
     }
 }
 
@@ -168,7 +180,7 @@ pub(crate) fn plan_with(
     let plan = Plan {
         family: spec.family.clone(),
         notes: model.notes().iter().cloned().chain(carried).collect(),
-        before: Sizes::of(before),
+        before: Sizes::on_disk(model),
         stages: planned,
         after: Sizes::of(&spec),
         walks: walks(recipe, &stages, &swept, rounding.is_some()),
@@ -272,13 +284,17 @@ fn load<'a>(
     Load {
         sweeps: needs.iter().flatten().collect(),
         rounding,
-        tokens: calibration
-            .map_or(0, |c| c.files.iter().map(|file| file.windows(c.windows) * c.window).sum()),
+        tokens: calibration.map_or(0, tokens),
         window: calibration.map_or(0, |c| c.window),
-        evaluates: recipe.evaluate.as_ref().map(|e| e.window),
+        evaluates: recipe.evaluate.as_ref().map(|e| Tokens { all: tokens(e), window: e.window }),
         threads: rayon::current_num_threads(),
         limit: recipe.limits.memory,
     }
+}
+
+/// Tokens that texts may come to.
+fn tokens(texts: &TextSpec) -> usize {
+    texts.files.iter().map(|file| file.windows(texts.windows) * texts.window).sum()
 }
 
 fn walks(

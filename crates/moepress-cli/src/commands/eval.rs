@@ -6,10 +6,10 @@ use crate::failure::Failure;
 use crate::gate::{self, Gate, Measured, Verdict};
 use crate::output;
 use crate::progress::Shown;
-use moepress_checkpoint::{Checkpoint, Progress, Source};
-use moepress_eval::{Evaluation, Likelihood, evaluate};
-use moepress_pipeline::{Sizes, load_texts};
-use moepress_recipe::TextSpec;
+use moepress_checkpoint::{Checkpoint, Progress};
+use moepress_eval::{Evaluation, Likelihood};
+use moepress_pipeline::{Evaluate, Evaluated, Sizes, load_texts};
+use moepress_recipe::{TextSpec, size_in_bytes};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -49,6 +49,12 @@ pub struct Args {
     windows: usize,
     #[command(flatten)]
     threads: Threads,
+    /// Most resident memory, such as 2GiB; models that do not fit are read layer by layer
+    #[arg(long, value_name = "SIZE", value_parser = size_in_bytes)]
+    max_memory: Option<u64>,
+    /// Directory for what does not fit into memory [default: that of the system for temporary files]
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
     /// Exit with 10 when this holds; repeatable
     #[arg(long = "fail-if", value_name = "CONDITION")]
     gates: Vec<Gate>,
@@ -88,9 +94,17 @@ impl Args {
         let texts = TextSpec::first(self.texts.clone(), self.window, self.windows);
         let set = load_texts(context.files.as_ref(), &tokenizer, &texts)?;
         set.notes.iter().for_each(|line| progress.note(line));
-        let other = against.as_ref().map_or(0, |against| against.spec().total_bytes());
-        let tested = model::load(context, &checkpoint, other)?;
-        let original = against.as_ref().map(|against| model::load(context, against, 0)).transpose()?;
+        let spool = self.spool.clone().unwrap_or_else(std::env::temp_dir);
+        let job = Evaluate {
+            files: &context.files,
+            model: &checkpoint,
+            against: against.as_ref(),
+            texts: &set.texts,
+            memory: self.max_memory,
+            spool: &spool.join(format!("moepress-eval-{}", std::process::id())),
+        };
+        let Evaluated { mut evaluation, notes, .. } = job.run(None, &progress)?;
+        notes.iter().for_each(|line| progress.note(line));
         let mut document = Document {
             schema_version: 1,
             model: self.path.display().to_string(),
@@ -98,10 +112,10 @@ impl Args {
             window: self.window,
             windows: self.windows,
             text_sha256: &set.digests,
-            size: Sizes::of(checkpoint.spec()),
-            original_size: against.as_ref().map(|against| Sizes::of(against.spec())),
-            original: original.as_ref().map(|m| evaluate(m, None, &set.texts, &progress)).transpose()?,
-            evaluation: evaluate(&tested, original.as_ref(), &set.texts, &progress)?,
+            size: Sizes::on_disk(&checkpoint),
+            original_size: against.as_ref().map(Sizes::on_disk),
+            original: evaluation.original.take().map(|original| *original),
+            evaluation,
             gates: vec![],
         };
         drop(progress);
@@ -152,8 +166,7 @@ fn text(document: &Document<'_>) -> String {
     if let (Some(path), Some(sizes)) = (&document.against, &document.original_size) {
         text += &size(path, sizes);
     }
-    let both = if document.against.is_some() { ", both models" } else { "" };
-    text + &format!("{:.0} tokens per second{both}\n", evaluation.tokens_per_second)
+    text + &format!("{:.0} tokens per second\n", evaluation.tokens_per_second)
 }
 
 fn row(
