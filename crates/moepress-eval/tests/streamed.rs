@@ -21,7 +21,7 @@ fn model(name: &str) -> Checkpoint {
 
 /// Two texts, with windows of several lengths and one that predicts nothing.
 fn texts() -> Vec<Text> {
-    let window = |length: u32, seed: u32| (0..length).map(|i| (i * i * 7 + seed * 31) % 256).collect();
+    let window = |length: u32, seed: u32| (0..length).map(|i| (i * i * 7 + seed * 31) % 128).collect();
     let windows = |lengths: &[u32]| lengths.iter().zip(1..).map(|(&n, seed)| window(n, seed)).collect();
     vec![
         Text { name: "long".to_owned(), windows: windows(&[30; 80]) },
