@@ -132,9 +132,9 @@ def decode(take, name, shape, fmt):
         values = (values.astype(np.uint32) << 16).view(np.float32) if fmt == "bf16" else values.astype(np.float32)
         assert np.isfinite(values).all(), f"{name}: not finite"
         return values
-    match = re.fullmatch(r"(ternary|int([2348])(-sym)?)-g(32|64|128)", fmt)
+    match = re.fullmatch(r"(ternary|int([2348])(-sym)?)-(g(16|32|64|128)|row)", fmt)
     assert match and len(shape) == 2, f"{name}: format {fmt}"
-    (rows, cols), bits, group = shape, int(match[2] or 2), int(match[4])
+    (rows, cols), bits, group = shape, int(match[2] or 2), int(match[5] or max(shape[1], 1))
     groups = [rows, math.ceil(cols / group)]
     packed = take(f"{name}.codes", "U8", [rows, math.ceil(cols * bits / 8)])
     stream = np.unpackbits(packed, axis=1, bitorder="little")
@@ -156,7 +156,7 @@ def decode(take, name, shape, fmt):
 
 def main(directory, out=None):
     manifest = read_json(directory / "moepress.json")
-    assert manifest["format_version"] == 1, "another format version"
+    assert manifest["format_version"] in (1, 2), "another format version"
     for name, record in manifest["files"].items():
         assert Path(name).name == name, f"{name}: not a plain name"
         data = (directory / name).read_bytes()

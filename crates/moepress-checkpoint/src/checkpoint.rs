@@ -72,6 +72,11 @@ impl Checkpoint {
         &self.dir
     }
 
+    /// The file system it is in.
+    pub fn files(&self) -> &dyn Files {
+        self.files.as_ref()
+    }
+
     /// The manifest of a compact checkpoint.
     pub fn manifest(&self) -> Option<&Manifest> {
         match &self.layout {

@@ -10,7 +10,7 @@ use std::path::Path;
 /// The name of the manifest in a compact checkpoint.
 pub const MANIFEST: &str = "moepress.json";
 /// The version of the format this build writes and the latest it reads.
-pub const FORMAT_VERSION: u64 = 1;
+pub const FORMAT_VERSION: u64 = 2;
 const MAX_BYTES: u64 = 256 << 20;
 
 /// The description of a compact checkpoint. Nothing in it depends on when, where or with how many threads
@@ -49,7 +49,7 @@ impl Manifest {
         let value: Value = read_json(files, &path, MAX_BYTES)?;
         // The version first: another version may have other fields.
         match value.get("format_version").and_then(Value::as_u64) {
-            Some(FORMAT_VERSION) => {}
+            Some(1..=FORMAT_VERSION) => {}
             Some(version) if version > FORMAT_VERSION => {
                 let reason =
                     format!("is {version}, this build reads up to {FORMAT_VERSION} (use a newer moepress)");

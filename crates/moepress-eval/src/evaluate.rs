@@ -1,10 +1,12 @@
 //! Texts through a model, in parallel.
 
+use crate::distance::{Histogram, Pairs};
 use crate::score::{Chunk, Scores, score};
 use crate::subject::Subject;
 use crate::{Divergence, EvalError, Likelihood};
 use moepress_calibrate::windows_per_chunk;
 use moepress_checkpoint::Progress;
+use moepress_text::Window;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -13,8 +15,8 @@ use serde::Serialize;
 pub struct Text {
     /// What it is called in results.
     pub name: String,
-    /// Token ids; every token but the first of a window is predicted from those before it in the window.
-    pub windows: Vec<Vec<u32>>,
+    /// Its windows; the scored tokens of each are predicted from those before them in it.
+    pub windows: Vec<Window>,
 }
 
 /// One text.
@@ -41,6 +43,9 @@ pub struct Overall {
     /// Distance to the original over predictions of all texts, when there is an original.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
+    /// How those divergences are spread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub histogram: Option<Histogram>,
 }
 
 /// What texts came to.
@@ -75,7 +80,7 @@ pub fn evaluate(
     if let Some(original) = against.filter(|original| original.spec().vocab != model.spec().vocab) {
         return Err(EvalError::Vocabulary { model: model.spec().vocab, against: original.spec().vocab });
     }
-    let predicts = |text: &Text| text.windows.iter().any(|window| window.len() > 1);
+    let predicts = |text: &Text| text.windows.iter().any(|window| window.ids.len() > window.first);
     if let Some(text) = texts.iter().find(|text| !predicts(text)) {
         return Err(EvalError::Empty(text.name.clone()));
     }
@@ -114,52 +119,54 @@ pub fn evaluate(
     let original = original.map(|original| {
         let tokens_per_second = speed(1, original.seconds());
         original.close()?;
-        let losses: Vec<_> = scores.iter().map(|scores| scores.original_losses.as_slice()).collect();
-        let collected = collect(texts, &losses, &vec![None; texts.len()], None);
-        Ok::<_, EvalError>(Box::new(Evaluation { tokens_per_second, ..collected }))
+        let losses: Vec<_> = scores.iter().map(|scores| scores.pairs.original_losses.as_slice()).collect();
+        Ok::<_, EvalError>(Box::new(Evaluation { tokens_per_second, ..collect(texts, &losses) }))
     });
-    let losses: Vec<_> = scores.iter().map(|scores| scores.losses.as_slice()).collect();
-    let divergences: Vec<_> = scores.iter().map(divergence).collect();
-    let (pooled, agreed) = scores.iter().fold((Vec::new(), 0), |(mut all, agreed), scores| {
-        all.extend_from_slice(&scores.divergences);
-        (all, agreed + scores.agreed)
-    });
-    let overall = (!pooled.is_empty()).then(|| Divergence::new(pooled, agreed));
     let original = original.transpose()?;
-    Ok(Evaluation { original, tokens_per_second, ..collect(texts, &losses, &divergences, overall) })
+    let losses: Vec<_> = scores.iter().map(|scores| scores.pairs.losses.as_slice()).collect();
+    let mut evaluation = Evaluation { original, tokens_per_second, ..collect(texts, &losses) };
+    if against.is_some() {
+        let mut all = Pairs::default();
+        for (text, scores) in evaluation.texts.iter_mut().zip(scores) {
+            text.divergence = Some(Divergence::new(&scores.pairs));
+            all.append(scores.pairs);
+        }
+        evaluation.overall.divergence = Some(Divergence::new(&all));
+        evaluation.overall.histogram = Some(Histogram::new(&all.divergences));
+    }
+    Ok(evaluation)
 }
 
-/// The likelihoods of every text and of all, beside the divergences; without speed and original.
-fn collect(
-    texts: &[Text],
-    losses: &[&[f64]],
-    divergences: &[Option<Divergence>],
-    divergence: Option<Divergence>,
-) -> Evaluation {
-    let score = |((text, losses), divergence): ((&Text, &&[f64]), &Option<Divergence>)| TextScore {
+/// The likelihoods of every text and of all; without divergences, speed and original.
+fn collect(texts: &[Text], losses: &[&[f64]]) -> Evaluation {
+    let bytes = |text: &Text| text.windows.iter().map(|window| window.bytes).sum::<u64>();
+    let score = |(text, losses): (&Text, &&[f64])| TextScore {
         name: text.name.clone(),
-        likelihood: Likelihood::new(losses),
-        divergence: *divergence,
+        likelihood: Likelihood::new(losses, bytes(text)),
+        divergence: None,
     };
-    let texts: Vec<TextScore> = texts.iter().zip(losses).zip(divergences).map(score).collect();
+    let all = texts.iter().map(bytes).sum();
+    let texts: Vec<TextScore> = texts.iter().zip(losses).map(score).collect();
     let overall = Overall {
         likelihood: Likelihood::mean_of(&texts.iter().map(|text| text.likelihood).collect::<Vec<_>>()),
-        by_token: Likelihood::new(&losses.concat()),
-        divergence,
+        by_token: Likelihood::new(&losses.concat(), all),
+        divergence: None,
+        histogram: None,
     };
     Evaluation { overall, texts, tokens_per_second: 0.0, original: None }
 }
 
-fn divergence(scores: &Scores) -> Option<Divergence> {
-    let tokens = &scores.divergences;
-    (!tokens.is_empty()).then(|| Divergence::new(tokens.clone(), scores.agreed))
-}
-
 /// Windows of one text in batches of equal length.
-fn chunks(text: usize, windows: &[Vec<u32>]) -> impl Iterator<Item = Chunk> {
-    windows.chunk_by(|a, b| a.len() == b.len()).filter(|run| run[0].len() > 1).flat_map(move |run| {
-        let window = run[0].len();
-        let batches = run.chunks(windows_per_chunk(window));
-        batches.map(move |windows| Chunk { index: 0, text, ids: windows.concat(), window })
+fn chunks(text: usize, windows: &[Window]) -> impl Iterator<Item = Chunk> {
+    let predict = |run: &&[Window]| run[0].ids.len() > 1;
+    windows.chunk_by(|a, b| a.ids.len() == b.ids.len()).filter(predict).flat_map(move |run| {
+        let window = run[0].ids.len();
+        run.chunks(windows_per_chunk(window)).map(move |windows| Chunk {
+            index: 0,
+            text,
+            ids: windows.iter().flat_map(|window| window.ids.iter().copied()).collect(),
+            window,
+            first: windows.iter().map(|window| window.first).collect(),
+        })
     })
 }

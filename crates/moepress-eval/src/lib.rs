@@ -8,10 +8,11 @@ mod score;
 mod speed;
 mod subject;
 
-pub use distance::Divergence;
+pub use distance::{Divergence, Histogram};
 pub use error::EvalError;
 pub use evaluate::{Evaluation, Overall, Text, TextScore, evaluate};
 pub use likelihood::Likelihood;
+pub use moepress_text::Window;
 pub use score::scoring_memory;
 pub use speed::decode_speed;
 pub use subject::{Streamed, Subject};

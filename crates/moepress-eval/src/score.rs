@@ -1,9 +1,10 @@
 //! The numbers of single tokens.
 
 use crate::EvalError;
+use crate::distance::Pairs;
 use crate::subject::Running;
 use moepress_calibrate::windows_per_chunk;
-use moepress_nn::{Tensor, to_rows};
+use moepress_nn::{Tensor, select_rows, to_rows};
 use moepress_runtime::likeliest;
 use std::time::Instant;
 
@@ -25,38 +26,38 @@ pub(crate) struct Chunk {
     pub(crate) text: usize,
     pub(crate) ids: Vec<u32>,
     pub(crate) window: usize,
+    /// The first token that is scored of every window.
+    pub(crate) first: Vec<usize>,
 }
 
-/// What the predictions of a chunk came to, in order.
+impl Chunk {
+    /// The rows whose prediction is scored, ascending.
+    fn scored(&self) -> Vec<u32> {
+        let window = |(index, &first): (usize, &usize)| {
+            let start = index * self.window;
+            (start + first - 1..start + self.window - 1).map(|row| row as u32)
+        };
+        self.first.iter().enumerate().flat_map(window).collect()
+    }
+}
+
+/// What the predictions of a chunk came to, in order; without an original only their losses.
 #[derive(Default)]
 pub(crate) struct Scores {
-    /// Negative log-likelihoods.
-    pub(crate) losses: Vec<f64>,
-    /// The same of the original, when there is one.
-    pub(crate) original_losses: Vec<f64>,
-    /// Divergences from the original, when there is one.
-    pub(crate) divergences: Vec<f64>,
-    /// Predictions whose likeliest token is that of the original.
-    pub(crate) agreed: usize,
+    pub(crate) pairs: Pairs,
     /// Seconds that threads spent in the model, and in the original.
     pub(crate) seconds: [f64; 2],
 }
 
 impl Scores {
-    pub(crate) fn append(&mut self, mut other: Self) {
-        self.losses.append(&mut other.losses);
-        self.original_losses.append(&mut other.original_losses);
-        self.divergences.append(&mut other.divergences);
-        self.agreed += other.agreed;
+    pub(crate) fn append(&mut self, other: Self) {
+        self.pairs.append(other.pairs);
         self.seconds = [0, 1].map(|index| self.seconds[index] + other.seconds[index]);
     }
 
     pub(crate) fn is_finite(&self) -> bool {
-        self.losses
-            .iter()
-            .chain(&self.original_losses)
-            .chain(&self.divergences)
-            .all(|value| value.is_finite())
+        let Pairs { losses, original_losses, divergences, .. } = &self.pairs;
+        losses.iter().chain(original_losses).chain(divergences).all(|value| value.is_finite())
     }
 }
 
@@ -76,23 +77,22 @@ pub(crate) fn score(
         None => None,
     };
     let vocab = model.vocab();
-    for start in (0..chunk.ids.len()).step_by((LOGITS / vocab).max(1)) {
-        let end = chunk.ids.len().min(start + (LOGITS / vocab).max(1));
-        let logits = timed(&mut scores.seconds[0], || logits(model, &hidden, start, end));
+    for rows in chunk.scored().chunks((LOGITS / vocab).max(1)) {
+        let logits = timed(&mut scores.seconds[0], || logits(model, &hidden, rows));
         let seconds = &mut scores.seconds[1];
         let expected = original
             .as_ref()
-            .map(|(original, hidden)| timed(seconds, || self::logits(original, hidden, start, end)));
-        for row in (start..end).filter(|row| !(row + 1).is_multiple_of(chunk.window)) {
-            let at = (row - start) * vocab..(row - start + 1) * vocab;
-            let target = chunk.ids[row + 1] as usize;
+            .map(|(original, hidden)| timed(seconds, || self::logits(original, hidden, rows)));
+        for (at, &row) in rows.iter().enumerate() {
+            let at = at * vocab..(at + 1) * vocab;
+            let target = chunk.ids[row as usize + 1] as usize;
             let q = LogProbabilities::new(&logits[at.clone()]);
-            scores.losses.push(-q.of(target));
+            scores.pairs.losses.push(-q.of(target));
             if let Some(expected) = &expected {
                 let p = LogProbabilities::new(&expected[at]);
-                scores.original_losses.push(-p.of(target));
-                scores.divergences.push(divergence(&p, &q));
-                scores.agreed += usize::from(p.likeliest == q.likeliest);
+                scores.pairs.original_losses.push(-p.of(target));
+                scores.pairs.divergences.push(divergence(&p, &q));
+                scores.pairs.agreed += usize::from(p.likeliest == q.likeliest);
             }
         }
     }
@@ -107,10 +107,9 @@ fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {
     value
 }
 
-/// Logits of the rows `start..end` of hidden states, row-major.
-fn logits(model: &Running<'_>, hidden: &Tensor<2>, start: usize, end: usize) -> Vec<f32> {
-    let [_, width] = hidden.dims();
-    to_rows(model.logits(hidden.clone().slice([start..end, 0..width])))
+/// Logits of some rows of hidden states, row-major.
+fn logits(model: &Running<'_>, hidden: &Tensor<2>, rows: &[u32]) -> Vec<f32> {
+    to_rows(model.logits(select_rows(hidden, rows)))
 }
 
 /// log softmax of one row of logits, in f64.
@@ -144,6 +143,12 @@ fn divergence(p: &LogProbabilities<'_>, q: &LogProbabilities<'_>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_that_predict_scored_tokens() {
+        let chunk = Chunk { text: 0, ids: vec![0; 10], window: 5, first: vec![1, 3] };
+        assert_eq!(chunk.scored(), [0, 1, 2, 3, 7, 8]);
+    }
 
     #[test]
     fn divergence_is_that_of_the_distributions() {

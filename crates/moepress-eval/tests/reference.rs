@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // all of this file is tests
 
 use moepress_checkpoint::{Checkpoint, Files, OsFiles, Progress, Silent};
-use moepress_eval::{EvalError, Subject, Text, decode_speed, evaluate};
+use moepress_eval::{EvalError, Subject, Text, Window, decode_speed, evaluate};
 use moepress_runtime::Model;
-use moepress_text::{Bos, Form, Sampler, Sampling, Tokenizer};
+use moepress_text::{Bos, Form, Protocol, Sampler, Sampling, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ fn model() -> Model {
 fn text(name: &str, count: usize) -> Text {
     let tokenizer = Tokenizer::open(&OsFiles, &fixtures().join("demo-qwen3-moe"), 4096).unwrap();
     let file = fixtures().join("eval-text").join(name).with_extension("txt");
-    let sampling = Sampling { window: 256, seed: None, bos: Bos::None };
+    let sampling = Sampling { window: 256, seed: None, bos: Bos::None, protocol: Protocol::Paper };
     let sampler = Sampler::open(&OsFiles, &tokenizer, sampling).unwrap();
     Text { name: name.into(), windows: sampler.sample(&file, &Form::Plain, count).unwrap().windows }
 }
@@ -59,13 +59,15 @@ fn results_do_not_depend_on_threads_and_the_original_has_no_distance() {
     assert_eq!(one, run(3));
     let distance = one.overall.divergence.unwrap();
     assert_eq!((distance.max, distance.top1_agreement), (0.0, 1.0));
+    assert_eq!((distance.delta_p_rms, distance.ppl_ratio, distance.ppl_ratio_stderr), (0.0, 1.0, 0.0));
+    assert_eq!(one.overall.histogram.as_ref().unwrap().counts[0], 7 * 255);
     assert_eq!(one.overall.by_token.predictions, 7 * 255);
     assert_eq!(one.original.unwrap().overall.likelihood, one.overall.likelihood);
 }
 
 #[test]
 fn decoding_has_a_speed() {
-    let prompt = &text("novel", 1).windows[0];
+    let prompt = &text("novel", 1).windows[0].ids;
     let speed = decode_speed(&model(), prompt, 64).unwrap();
     println!("{speed:.0} tokens/s");
     assert!(speed > 0.0);
@@ -87,7 +89,10 @@ impl Progress for Stopped {
 fn what_cannot_be_evaluated_is_refused() {
     let model = model();
     let model = Subject::Loaded(&model);
-    let run = |windows: Vec<Vec<u32>>| evaluate(&model, None, &[Text { name: "a".into(), windows }], &Silent);
+    let run = |windows: Vec<Vec<u32>>| {
+        let windows = windows.into_iter().map(|ids| Window { ids, first: 1, bytes: 0 }).collect();
+        evaluate(&model, None, &[Text { name: "a".into(), windows }], &Silent)
+    };
     assert!(matches!(run(vec![vec![1]]), Err(EvalError::Empty(_))));
     assert!(matches!(run(vec![vec![0, 4096]]), Err(EvalError::Runtime(_))));
     assert!(matches!(run(vec![vec![0; 1025]]), Err(EvalError::Runtime(_))));

@@ -4,7 +4,7 @@
 
 use moepress_calibrate::{CalibrateError, Layout, Spool, Work};
 use moepress_checkpoint::{Checkpoint, Files, OsFiles, Progress, Silent, Source};
-use moepress_eval::{EvalError, Evaluation, Streamed, Subject, Text, evaluate};
+use moepress_eval::{EvalError, Evaluation, Streamed, Subject, Text, Window, evaluate};
 use moepress_runtime::{Model, RuntimeError};
 use moepress_stats::Needs;
 use std::path::Path;
@@ -21,7 +21,11 @@ fn model(name: &str) -> Checkpoint {
 
 /// Two texts, with windows of several lengths and one that predicts nothing.
 fn texts() -> Vec<Text> {
-    let window = |length: u32, seed: u32| (0..length).map(|i| (i * i * 7 + seed * 31) % 128).collect();
+    let window = |length: u32, seed: u32| Window {
+        ids: (0..length).map(|i| (i * i * 7 + seed * 31) % 128).collect(),
+        first: 1 + seed as usize % 3 * length as usize / 4,
+        bytes: u64::from(length),
+    };
     let windows = |lengths: &[u32]| lengths.iter().zip(1..).map(|(&n, seed)| window(n, seed)).collect();
     vec![
         Text { name: "long".to_owned(), windows: windows(&[30; 80]) },
@@ -85,7 +89,8 @@ impl Progress for Stopped {
 fn what_cannot_run_is_refused_and_nothing_stays() {
     let (model, dir) = (model("mixtral"), tempfile::tempdir().unwrap());
     let subject = streamed(&model, 1, &dir.path().join("spool"));
-    let run = |windows, progress: &dyn Progress| {
+    let run = |windows: Vec<Vec<u32>>, progress: &dyn Progress| {
+        let windows = windows.into_iter().map(|ids| Window { ids, first: 1, bytes: 0 }).collect();
         let text = Text { name: "a".to_owned(), windows };
         evaluate(&subject, None, &[text], progress)
     };

@@ -43,17 +43,20 @@ mod tests {
     use moepress_quant::formats::encode_nearest;
     use proptest::prelude::*;
 
-    const FORMATS: [&str; 13] = [
+    const FORMATS: [&str; 16] = [
         "bf16",
         "f16",
         "f32",
         "ternary-g32",
         "ternary-g128",
+        "ternary-row",
         "int2-g32",
         "int2-sym-g64",
+        "int3-g16",
         "int3-g64",
         "int3-sym-g32",
         "int4-g64",
+        "int4-sym-row",
         "int4-sym-g128",
         "int8-g128",
         "int8-sym-g32",

@@ -100,7 +100,7 @@ impl Evaluate<'_> {
     pub fn run(&self, prompt: Option<&[u32]>, progress: &dyn Progress) -> Result<Evaluated, PipelineError> {
         let models: Vec<&Checkpoint> = [self.model].into_iter().chain(self.against).collect();
         let specs: Vec<&ModelSpec> = models.iter().map(|model| model.spec()).collect();
-        let lengths = || self.texts.iter().flat_map(|text| &text.windows).map(Vec::len);
+        let lengths = || self.texts.iter().flat_map(|text| &text.windows).map(|window| window.ids.len());
         let tokens = Tokens { all: lengths().sum(), window: lengths().max().unwrap_or(0) };
         let limit = allowed(self.memory);
         let way = Way::choose(&specs, tokens, rayon::current_num_threads(), limit);

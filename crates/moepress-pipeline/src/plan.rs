@@ -3,14 +3,17 @@
 use crate::PipelineError;
 use crate::evaluate::Tokens;
 use crate::memory::{Load, predict};
-use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
+use moepress_checkpoint::{Checkpoint, CheckpointError, Files, Source};
 use moepress_model::{Class, Edit, ModelSpec, Tensor};
 use moepress_quant::Format;
-use moepress_recipe::{Coverage, Mtp, Recipe, TextSpec};
+use moepress_recipe::{Coverage, Mtp, Protocol, Recipe, TextFile, TextSpec};
 use moepress_stages::{Evidence, Stage, assumed, from_recipe};
 use moepress_stats::{Need, Needs};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Of text in a language that a tokenizer was made for.
+const BYTES_PER_TOKEN: u64 = 4;
 
 /// Weights and bytes of a class or of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -176,7 +179,8 @@ pub(crate) fn plan_with(
     }
     let waits = |tensor: &Tensor| spec.format(*tensor) != unrounded.format(*tensor);
     let rounded = spec.tensors().into_iter().filter(waits).collect();
-    let prediction = predict(before, &spec, &load(recipe, &swept, rounding.map(|_| (&unrounded, &rounded))))?;
+    let rounding_of = rounding.map(|_| (&unrounded, &rounded));
+    let prediction = predict(before, &spec, &load(model.files(), recipe, &swept, rounding_of))?;
     let plan = Plan {
         family: spec.family.clone(),
         notes: model.notes().iter().cloned().chain(carried).collect(),
@@ -275,6 +279,7 @@ fn words(needs: &Needs) -> Vec<&'static str> {
 
 /// What a recipe calls for, with sweeps for these needs.
 fn load<'a>(
+    files: &dyn Files,
     recipe: &Recipe,
     needs: &'a [Option<Needs>],
     rounding: Option<(&'a ModelSpec, &'a BTreeSet<Tensor>)>,
@@ -284,17 +289,29 @@ fn load<'a>(
     Load {
         sweeps: needs.iter().flatten().collect(),
         rounding,
-        tokens: calibration.map_or(0, tokens),
+        tokens: calibration.map_or(0, |texts| tokens(files, texts)),
         window: calibration.map_or(0, |c| c.window),
-        evaluates: recipe.evaluate.as_ref().map(|e| Tokens { all: tokens(e), window: e.window }),
+        evaluates: recipe.evaluate.as_ref().map(|e| Tokens { all: tokens(files, e), window: e.window }),
         threads: rayon::current_num_threads(),
         limit: recipe.limits.memory,
     }
 }
 
-/// Tokens that texts may come to.
-fn tokens(texts: &TextSpec) -> usize {
-    texts.files.iter().map(|file| file.windows(texts.windows) * texts.window).sum()
+/// Tokens in the windows of texts; where all windows are taken, as many as such files usually come to.
+fn tokens(files: &dyn Files, texts: &TextSpec) -> usize {
+    let step = match texts.protocol {
+        Protocol::Strided { stride } => stride,
+        Protocol::Paper | Protocol::LlamaCpp => texts.window,
+    };
+    let windows = |file: &TextFile| match file.windows(texts.windows) {
+        TextSpec::ALL => {
+            // Whatever is wrong with a text is found when it is read.
+            let bytes = files.open(&file.path).map_or(0, |file| file.len());
+            (bytes / BYTES_PER_TOKEN) as usize / step.max(1) + 1
+        }
+        count => count,
+    };
+    texts.files.iter().map(|file| windows(file).saturating_mul(texts.window)).fold(0, usize::saturating_add)
 }
 
 fn walks(

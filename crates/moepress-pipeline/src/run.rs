@@ -302,7 +302,7 @@ fn calibration(
     CalibrationReport {
         texts: set.texts.iter().map(|text| text.name.clone()).collect(),
         window,
-        tokens: set.texts.iter().flat_map(|text| &text.windows).map(Vec::len).sum(),
+        tokens: set.report.files.iter().map(|file| file.tokens).sum(),
         sampling: set.report.clone(),
         nll: loss.ok(),
         unreached: unreached.map(|&(layer, expert, _)| (layer, expert)).collect(),
@@ -331,7 +331,8 @@ fn compare(
         spool: &staging.join("spool"),
     };
     let prompt = set.texts.first().and_then(|text| text.windows.first());
-    let Evaluated { mut evaluation, decode, notes } = evaluation.run(prompt.map(Vec::as_slice), progress)?;
+    let Evaluated { mut evaluation, decode, notes } =
+        evaluation.run(prompt.map(|window| &window.ids[..]), progress)?;
     let missing = || PipelineError::Report("the original was not evaluated".to_owned());
     let original = evaluation.original.take().ok_or_else(missing)?;
     let comparison = Comparison {

@@ -4,7 +4,7 @@ use crate::PipelineError;
 use moepress_checkpoint::{Files, digest};
 use moepress_eval::Text;
 use moepress_recipe as recipe;
-use moepress_text::{Bos, Form, Sampler, Sampling, Tokenizer};
+use moepress_text::{Bos, Form, Protocol, Sampler, Sampling, Tokenizer};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -23,8 +23,12 @@ pub struct TextSet {
 /// What was taken of every file, and by which policy.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TextsReport {
+    /// How windows follow each other and what is scored of them: `paper`, `llama.cpp` or `strided`.
+    pub protocol: &'static str,
     /// Tokens of a window.
     pub window: usize,
+    /// Tokens from the start of a window to that of the next.
+    pub stride: usize,
     /// The seed that drew the windows; none when they are the first of every file.
     pub seed: Option<u64>,
     /// Where the beginning-of-sequence token went: `none`, `window` or `document`.
@@ -38,12 +42,18 @@ pub struct TextsReport {
 pub struct TextReport {
     /// Its name, as the digests of the inputs have it.
     pub file: String,
+    /// SHA-256 of it.
+    pub sha256: String,
     /// Its weight in the mix.
     pub weight: f64,
     /// Windows that were taken.
     pub windows: usize,
     /// Tokens in them. There is no padding.
     pub tokens: usize,
+    /// Of those, the ones that are scored when a model is evaluated.
+    pub scored: usize,
+    /// Bytes of text that the scored tokens stand for.
+    pub bytes: u64,
     /// Documents that were read; without a seed no more than were needed.
     pub documents: usize,
 }
@@ -59,14 +69,29 @@ pub fn load_texts(
     spec: &recipe::TextSpec,
 ) -> Result<TextSet, PipelineError> {
     let (window, seed) = (spec.window, spec.seed);
-    let sampler = Sampler::open(files, tokenizer, Sampling { window, seed, bos: bos(spec.bos) })?;
-    let report = TextsReport { window, seed, bos: spec.bos.word(), files: vec![] };
+    let protocol = protocol(spec.protocol);
+    let sampler = Sampler::open(files, tokenizer, Sampling { window, seed, bos: bos(spec.bos), protocol })?;
+    let report = TextsReport {
+        protocol: spec.protocol.name(),
+        window,
+        stride: match spec.protocol {
+            recipe::Protocol::Strided { stride } => stride,
+            recipe::Protocol::Paper | recipe::Protocol::LlamaCpp => window,
+        },
+        seed,
+        bos: match sampler.bos() {
+            Bos::Window => "window",
+            Bos::Document => "document",
+            Bos::None | Bos::Auto => "none",
+        },
+        files: vec![],
+    };
     let mut set = TextSet { texts: vec![], digests: BTreeMap::new(), notes: vec![], report };
     for file in &spec.files {
         let path = &file.path;
         let cut = sampler.sample(path, &form(&file.form), file.windows(spec.windows))?;
         let (found, asked) = (cut.windows.len(), cut.asked);
-        if found < asked {
+        if found < asked && asked != recipe::TextSpec::ALL {
             set.notes.push(format!(
                 "{} has {found} windows of {window} tokens, {asked} were asked for",
                 path.display()
@@ -81,14 +106,17 @@ pub fn load_texts(
             .filter(|known| **known == name || known.starts_with(&format!("{name}#")))
             .count();
         let name = if repeats == 0 { name } else { format!("{name}#{}", repeats + 1) };
-        set.digests.insert(name.clone(), digest(files, path)?);
-        let (weight, documents) = (file.weight, cut.documents);
+        let sha256 = digest(files, path)?;
+        set.digests.insert(name.clone(), sha256.clone());
         set.report.files.push(TextReport {
             file: name,
-            weight,
+            sha256,
+            weight: file.weight,
             windows: found,
-            tokens: found * window,
-            documents,
+            tokens: cut.windows.iter().map(|window| window.ids.len()).sum(),
+            scored: cut.windows.iter().map(|window| window.ids.len() - window.first).sum(),
+            bytes: cut.windows.iter().map(|window| window.bytes).sum(),
+            documents: cut.documents,
         });
         set.texts.push(Text { name: stem, windows: cut.windows });
     }
@@ -108,5 +136,14 @@ fn bos(bos: recipe::Bos) -> Bos {
         recipe::Bos::None => Bos::None,
         recipe::Bos::Window => Bos::Window,
         recipe::Bos::Document => Bos::Document,
+        recipe::Bos::Auto => Bos::Auto,
+    }
+}
+
+fn protocol(protocol: recipe::Protocol) -> Protocol {
+    match protocol {
+        recipe::Protocol::Paper => Protocol::Paper,
+        recipe::Protocol::LlamaCpp => Protocol::LlamaCpp,
+        recipe::Protocol::Strided { stride } => Protocol::Strided(stride),
     }
 }

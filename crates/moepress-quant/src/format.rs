@@ -39,13 +39,24 @@ pub enum Code {
 pub struct Grouped {
     /// The meaning of a code.
     pub code: Code,
-    /// Weights that share a scale: 32, 64 or 128. The last group of a row may be shorter.
+    /// Weights that share a scale: one of [`Grouped::GROUPS`]. The last group of a row may be shorter.
     pub group: usize,
     /// Integers only: the grid is centred on zero and stores no offset. Ternary is always symmetric.
     pub symmetric: bool,
 }
 
 impl Grouped {
+    /// The group of every weight of a row, however long: no slice has more.
+    pub const ROW: usize = usize::MAX;
+
+    /// The groups there are.
+    pub const GROUPS: [usize; 5] = [16, 32, 64, 128, Self::ROW];
+
+    /// The name of a group in a format's: `g32` or `row`.
+    fn group_name(group: usize) -> String {
+        if group == Self::ROW { "row".to_owned() } else { format!("g{group}") }
+    }
+
     /// Bits of one stored code.
     pub const fn bits(self) -> usize {
         match self.code {
@@ -71,7 +82,7 @@ impl Grouped {
     }
 }
 
-/// How the numbers of one tensor are stored. Written `bf16`, `ternary-g32`, `int4-g64`, `int4-sym-g128`.
+/// How the numbers of one tensor are stored. Written `bf16`, `ternary-g32`, `int4-g64`, `int4-sym-row`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Format {
     /// As plain numbers.
@@ -100,9 +111,12 @@ impl fmt::Display for Format {
             Self::Plain(Dtype::Bf16) => f.write_str("bf16"),
             Self::Plain(Dtype::F16) => f.write_str("f16"),
             Self::Plain(Dtype::F32) => f.write_str("f32"),
-            Self::Grouped(Grouped { code: Code::Ternary, group, .. }) => write!(f, "ternary-g{group}"),
-            Self::Grouped(Grouped { code: Code::Int(bits), group, symmetric }) => {
-                write!(f, "int{bits}{}-g{group}", if symmetric { "-sym" } else { "" })
+            Self::Grouped(Grouped { code, group, symmetric }) => {
+                match code {
+                    Code::Ternary => f.write_str("ternary")?,
+                    Code::Int(bits) => write!(f, "int{bits}{}", if symmetric { "-sym" } else { "" })?,
+                }
+                write!(f, "-{}", Grouped::group_name(group))
             }
         }
     }
@@ -111,7 +125,7 @@ impl fmt::Display for Format {
 /// A word that names no format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no format (bf16, f16, f32, ternary-gN, intB-gN or intB-sym-gN with B in 2, 3, 4, 8 and N in 32, 64, 128)"
+    "`{0}` is no format (bf16, f16, f32, ternary-G, intB-G or intB-sym-G with B in 2, 3, 4, 8 and G in g16, g32, g64, g128, row)"
 )]
 pub struct FormatError(pub String);
 
@@ -126,13 +140,9 @@ impl FromStr for Format {
             "f32" => return Ok(Self::Plain(Dtype::F32)),
             _ => {}
         }
-        let (head, group) = text.rsplit_once("-g").ok_or_else(fail)?;
-        let group = match group {
-            "32" => 32,
-            "64" => 64,
-            "128" => 128,
-            _ => return Err(fail()),
-        };
+        let (head, name) = text.rsplit_once('-').ok_or_else(fail)?;
+        let group = Grouped::GROUPS.into_iter().find(|&group| Grouped::group_name(group) == name);
+        let group = group.ok_or_else(fail)?;
         let (code, symmetric) = match head.strip_suffix("-sym") {
             Some(code) => (code, true),
             None => (head, head == "ternary"),
@@ -167,11 +177,13 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for name in ["bf16", "f16", "f32", "ternary-g32", "int2-g64", "int3-sym-g128", "int8-g32"] {
+        for name in
+            ["bf16", "f16", "f32", "ternary-g16", "int2-g64", "int3-sym-g128", "int8-row", "int4-sym-row"]
+        {
             assert_eq!(name.parse::<Format>().unwrap().to_string(), name);
         }
-        for name in ["", "int5-g32", "ternary", "ternary-sym-g32", "int4-g0", "int4-g33", "int4-g032", "-g32"]
-        {
+        let none = ["", "int5-g32", "ternary", "ternary-sym-g32", "int4-g0", "int4-g33", "int4-g032", "-g32"];
+        for name in none.into_iter().chain(["row", "-row", "int4-g", "int4-rows", "int4-grow"]) {
             assert!(name.parse::<Format>().is_err(), "{name}");
         }
     }
@@ -184,5 +196,8 @@ mod tests {
         assert_eq!(bytes("int3-g32", 1, 32), 12 + 4);
         assert_eq!(bytes("int3-sym-g64", 1, 65), 25 + 4);
         assert_eq!(bytes("int8-g128", 4, 0), 0);
+        assert_eq!(bytes("int3-row", 5, 1001), 5 * (376 + 4));
+        assert_eq!(bytes("ternary-row", 5, 0), 0);
+        assert_eq!(bytes("int2-g16", 2, 17), 2 * (5 + 8));
     }
 }

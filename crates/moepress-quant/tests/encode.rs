@@ -11,7 +11,9 @@ use proptest::prelude::*;
 
 fn all_formats() -> Vec<Grouped> {
     let codes = ["ternary", "int2", "int3", "int4", "int8", "int2-sym", "int3-sym", "int4-sym", "int8-sym"];
-    let names = codes.iter().flat_map(|code| [32, 64, 128].map(|group| format!("{code}-g{group}")));
+    let names = codes
+        .iter()
+        .flat_map(|code| ["g16", "g32", "g64", "g128", "row"].map(|group| format!("{code}-{group}")));
     names.map(|name| grouped(&name)).collect()
 }
 
@@ -117,7 +119,8 @@ fn more_bits_cost_less() {
     for ladder in [
         ["ternary-g32", "int2-g32", "int3-g32", "int4-g32", "int8-g32"],
         ["ternary-g64", "int2-sym-g64", "int3-sym-g64", "int4-sym-g64", "int8-sym-g64"],
-        ["int3-g128", "int3-g64", "int3-g32", "int4-g64", "int8-g128"],
+        ["int3-row", "int3-g128", "int3-g64", "int3-g32", "int3-g16"],
+        ["int3-sym-row", "int3-sym-g16", "int4-row", "int4-g16", "int8-row"],
     ] {
         assert!(ladder.windows(2).all(|pair| cost(pair[0]) > cost(pair[1])), "{ladder:?}");
     }

@@ -37,4 +37,4 @@ pub use guard::MAX_BYTES;
 pub use params::Params;
 pub use recipe::{Limits, Mtp, Recipe, StageSpec, parse};
 pub use size::size_in_bytes;
-pub use texts::{Bos, TextFile, TextForm, TextSpec};
+pub use texts::{Bos, Protocol, TextFile, TextForm, TextSpec};

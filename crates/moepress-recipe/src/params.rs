@@ -120,6 +120,11 @@ impl Params {
         self.map.contains_key(key)
     }
 
+    /// Whether the value of a key is text, for keys that take a number or a word.
+    pub fn is_text(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(Value::is_string)
+    }
+
     /// Refuses every key that is not known.
     pub fn only(&self, known: &[&str]) -> Result<(), RecipeError> {
         let unknown = self.map.keys().filter_map(Value::as_str).find(|key| !known.contains(key));

@@ -136,7 +136,7 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
     let calibration = match top.mapping("calibration")? {
         None => None,
         Some(params) => {
-            let (texts, mut written) = TextSpec::read(&params, 16, folder, &Coverage::KEYS)?;
+            let (texts, mut written) = TextSpec::read(&params, false, folder, &Coverage::KEYS)?;
             coverage = Coverage::read(&params, &mut written)?;
             Some((texts, written))
         }
@@ -154,7 +154,8 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         .enumerate()
         .map(|(k, v)| stage(top, k, v))
         .collect::<Result<Vec<_>, _>>()?;
-    let evaluate = top.mapping("evaluate")?.map(|p| TextSpec::read(&p, 24, folder, &[])).transpose()?;
+    let evaluate = top.mapping("evaluate")?;
+    let evaluate = evaluate.map(|p| TextSpec::read(&p, true, folder, &["protocol", "stride"])).transpose()?;
     let output = if top.has("output") { Some(top.text("output", None)?.into()) } else { None };
 
     let mut resolved = Mapping::new();

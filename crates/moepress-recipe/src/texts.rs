@@ -5,11 +5,12 @@ use std::path::{Path as FilePath, PathBuf};
 
 use serde_yaml::{Mapping, Value};
 
-use crate::error::RecipeError;
+use crate::error::{RecipeError, unknown_word};
 use crate::params::{Entry, Params};
 
 const MOST_WINDOWS: usize = 1_000_000;
-const BOS: [(&str, Bos); 3] = [("none", Bos::None), ("window", Bos::Window), ("document", Bos::Document)];
+const BOS: [(&str, Bos); 4] =
+    [("none", Bos::None), ("window", Bos::Window), ("document", Bos::Document), ("auto", Bos::Auto)];
 
 /// Text to calibrate or to evaluate on.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +25,54 @@ pub struct TextSpec {
     pub seed: Option<u64>,
     /// Where the beginning-of-sequence token goes.
     pub bos: Bos,
+    /// How windows are cut to evaluate, and what of them is scored; [`Protocol::Paper`] to calibrate.
+    pub protocol: Protocol,
+}
+
+/// How text is cut to evaluate on it, and what of it is scored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// Windows without overlap, all of whose tokens but the first are scored.
+    #[default]
+    Paper,
+    /// Windows without overlap, whose second half is scored.
+    LlamaCpp,
+    /// Windows that start `stride` tokens after each other, of which only what is new is scored.
+    Strided {
+        /// Tokens from the start of a window to that of the next.
+        stride: usize,
+    },
+}
+
+impl Protocol {
+    /// Their names.
+    pub const NAMES: [&str; 3] = ["paper", "llama.cpp", "strided"];
+    /// Tokens from a window to the next unless given.
+    pub const STRIDE: usize = 512;
+
+    /// The protocol of that name, and its stride if it has one.
+    pub fn named(name: &str, stride: usize) -> Option<Self> {
+        match name {
+            "paper" => Some(Self::Paper),
+            "llama.cpp" => Some(Self::LlamaCpp),
+            "strided" => Some(Self::Strided { stride }),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Paper => "paper",
+            Self::LlamaCpp => "llama.cpp",
+            Self::Strided { .. } => "strided",
+        }
+    }
+
+    /// Tokens of the windows that its figures are usually given for.
+    pub fn window(self) -> usize {
+        if self == Self::LlamaCpp { 512 } else { 2048 }
+    }
 }
 
 /// A file of text.
@@ -58,9 +107,17 @@ pub enum Bos {
     Window,
     /// Before every document: once per plain text, once per line of JSON.
     Document,
+    /// As the tokenizer does by itself: before every document, or nowhere.
+    Auto,
 }
 
 impl Bos {
+    /// The policy that a recipe has that word for.
+    pub fn named(word: &str) -> Result<Self, String> {
+        let found = BOS.iter().find(|(name, _)| *name == word);
+        found.map(|(_, bos)| *bos).ok_or_else(|| unknown_word("word", word, &BOS.map(|(word, _)| word)))
+    }
+
     /// The word a recipe has for it.
     pub fn word(self) -> &'static str {
         BOS.iter().find(|(_, bos)| *bos == self).map_or("", |(word, _)| word)
@@ -77,6 +134,9 @@ impl TextFile {
 
     /// Windows of this file when one of weight 1 has `windows`.
     pub fn windows(&self, windows: usize) -> usize {
+        if windows == TextSpec::ALL {
+            return windows;
+        }
         ((windows as f64 * self.weight).round() as usize).max(1)
     }
 
@@ -112,17 +172,14 @@ impl TextFile {
 }
 
 impl TextSpec {
-    /// Plain use of files: the first `windows` windows of `window` tokens of each, no special tokens.
-    pub fn first(files: Vec<PathBuf>, window: usize, windows: usize) -> Self {
-        let files = files.into_iter().map(TextFile::new).collect();
-        Self { files, window, windows, seed: None, bos: Bos::None }
-    }
+    /// As many windows as there are.
+    pub const ALL: usize = usize::MAX;
 
-    /// Reads `calibration` or `evaluate`, which may have `other` keys; beside it the mapping that a resolved
-    /// recipe has for it.
+    /// Reads `calibration` or, with `evaluates`, `evaluate`; `calibration` may have `other` keys. Beside it the
+    /// mapping that a resolved recipe has for it.
     pub(crate) fn read(
         params: &Params,
-        windows: usize,
+        evaluates: bool,
         folder: &FilePath,
         other: &[&str],
     ) -> Result<(Self, Mapping), RecipeError> {
@@ -136,29 +193,84 @@ impl TextSpec {
             written.push(file.written(&path));
             files.push(file);
         }
-        let window = params.usize_in("window", Some(256), 2..=1 << 20)?;
-        let windows = params.usize_in("windows", Some(windows), 1..=MOST_WINDOWS)?;
-        if let Some(file) = files.iter().find(|file| file.windows(windows) > MOST_WINDOWS) {
+        let named = params.has("protocol");
+        let protocol = if evaluates { protocol(params)? } else { Protocol::Paper };
+        // A protocol that is named brings its own window, and takes the whole text as the tokenizer has it.
+        let usual = if named { protocol.window() } else { 256 };
+        let window = params.usize_in("window", Some(usual), 2..=1 << 20)?;
+        let windows = match (params.has("windows"), named, evaluates) {
+            (false, true, _) => Self::ALL,
+            (_, _, true) => params.usize_in("windows", Some(24), 1..=MOST_WINDOWS)?,
+            (_, _, false) => params.usize_in("windows", Some(16), 1..=MOST_WINDOWS)?,
+        };
+        let too_many = |file: &&TextFile| windows != Self::ALL && file.windows(windows) > MOST_WINDOWS;
+        if let Some(file) = files.iter().find(too_many) {
             let (path, weight) = (file.path.display(), file.weight);
             let message = format!("times the weight {weight} of {path} is more than {MOST_WINDOWS} windows");
             return Err(params.error("windows", message));
         }
         let seed = if params.has("seed") { Some(params.usize_in("seed", None, ..)? as u64) } else { None };
-        let word = params.word("bos", Some(Bos::None.word()), &BOS.map(|(word, _)| word))?;
-        let bos = BOS.iter().find(|(name, _)| *name == word).map_or(Bos::None, |(_, bos)| *bos);
-        let mut map = Mapping::from_iter([
-            ("files".into(), written.into()),
-            ("window".into(), (window as u64).into()),
-            ("windows".into(), (windows as u64).into()),
-        ]);
+        let usual = if named { Bos::Auto } else { Bos::None };
+        let word = params.word("bos", Some(usual.word()), &BOS.map(|(word, _)| word))?;
+        let bos = Bos::named(&word).unwrap_or(usual);
+        let mut map = Mapping::from_iter([("files".into(), written.into())]);
         // What a recipe does not ask for leaves its digest alone.
+        if named {
+            map.insert("protocol".into(), protocol.name().into());
+        }
+        map.insert("window".into(), (window as u64).into());
+        if let Protocol::Strided { stride } = protocol {
+            map.insert("stride".into(), (stride as u64).into());
+        }
+        if windows != Self::ALL {
+            map.insert("windows".into(), (windows as u64).into());
+        }
         if let Some(seed) = seed {
             map.insert("seed".into(), seed.into());
         }
-        if bos != Bos::None {
+        if bos != Bos::None || named {
             map.insert("bos".into(), bos.word().into());
         }
-        Ok((Self { files, window, windows, seed, bos }, map))
+        let spec = Self { files, window, windows, seed, bos, protocol };
+        match spec.contradiction() {
+            Some((key, reason)) => Err(params.error(key, reason)),
+            None => Ok((spec, map)),
+        }
+    }
+
+    /// A key whose value does not go with the protocol, and why.
+    pub fn contradiction(&self) -> Option<(&'static str, String)> {
+        let name = self.protocol.name();
+        match self.protocol {
+            Protocol::Paper => None,
+            _ if self.bos == Bos::Window => {
+                Some(("bos", format!("`window` does not go with the protocol {name}")))
+            }
+            Protocol::Strided { stride } if stride >= self.window => Some((
+                "stride",
+                format!("must be less than the window of {} tokens, is {stride}", self.window),
+            )),
+            Protocol::Strided { .. } if self.seed.is_some() => Some((
+                "seed",
+                "does not go with the protocol strided, whose windows follow each other".into(),
+            )),
+            Protocol::LlamaCpp if self.window < 4 => {
+                Some(("window", "must be 4 at least, as the protocol llama.cpp scores half of it".into()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The protocol and, of a strided one, its stride.
+fn protocol(params: &Params) -> Result<Protocol, RecipeError> {
+    let name = params.word("protocol", Some("paper"), &Protocol::NAMES)?;
+    let stride = params.usize_in("stride", Some(Protocol::STRIDE), 1..=1 << 20)?;
+    match Protocol::named(&name, stride).unwrap_or_default() {
+        Protocol::Paper | Protocol::LlamaCpp if params.has("stride") => {
+            Err(params.error("stride", "is for `protocol: strided`"))
+        }
+        protocol => Ok(protocol),
     }
 }
 
@@ -232,6 +344,42 @@ stages: []
     }
 
     #[test]
+    fn a_named_protocol_brings_its_defaults() {
+        let evaluate = |keys: &str| {
+            let text = format!("version: 1\nmodel: m\nstages: []\nevaluate: {{files: [a]{keys}}}\n");
+            let recipe = parse(&text, FilePath::new("r.yaml"), &[]).map_err(|error| error.to_string())?;
+            let again = parse(&recipe.resolved_yaml(), FilePath::new("r.yaml"), &[]).unwrap();
+            assert_eq!((again.resolved_yaml(), &again), (recipe.resolved_yaml(), &recipe));
+            Ok::<_, String>(recipe.evaluate.unwrap())
+        };
+        let of = |keys: &str| {
+            let spec = evaluate(keys).unwrap();
+            (spec.protocol, spec.window, spec.windows, spec.bos)
+        };
+        assert_eq!(of(""), (Protocol::Paper, 256, 24, Bos::None));
+        assert_eq!(of(", protocol: paper"), (Protocol::Paper, 2048, TextSpec::ALL, Bos::Auto));
+        assert_eq!(of(", protocol: llama.cpp, windows: 3"), (Protocol::LlamaCpp, 512, 3, Bos::Auto));
+        let strided = Protocol::Strided { stride: 512 };
+        assert_eq!(of(", protocol: strided, bos: none"), (strided, 2048, TextSpec::ALL, Bos::None));
+        for (keys, reason) in [
+            (", protocol: papers", "protocol: unknown word `papers`; did you mean `paper`?"),
+            (", stride: 3", "stride: is for `protocol: strided`"),
+            (
+                ", protocol: strided, window: 512",
+                "stride: must be less than the window of 512 tokens, is 512",
+            ),
+            (", protocol: strided, seed: 1", "seed: does not go with the protocol strided"),
+            (", protocol: llama.cpp, bos: window", "bos: `window` does not go with the protocol llama.cpp"),
+            (", protocol: llama.cpp, window: 3", "window: must be 4 at least"),
+        ] {
+            let error = evaluate(keys).unwrap_err();
+            assert!(error.contains(&format!("evaluate.{reason}")), "{error}");
+        }
+        let error = read("{files: [a], protocol: paper}").unwrap_err();
+        assert!(error.contains("calibration.protocol: unknown key `protocol`"), "{error}");
+    }
+
+    #[test]
     fn a_small_weight_gives_a_window() {
         let file = TextFile { weight: 1e-9, ..TextFile::new("a".into()) };
         assert_eq!((file.windows(16), file.windows(1_000_000)), (1, 1));
@@ -267,7 +415,7 @@ stages: []
             ),
             (
                 "{files: [a], bos: windows}",
-                "bos: unknown word `windows`; did you mean `window`? (known: none, window, document)",
+                "bos: unknown word `windows`; did you mean `window`? (known: none, window, document, auto)",
             ),
             ("{files: [a], seed: -1}", "seed: must be a whole number, 0 or more, is -1"),
             (

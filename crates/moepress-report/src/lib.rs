@@ -16,3 +16,4 @@ mod units;
 pub use html::html;
 pub use markdown::markdown;
 pub use summary::summary;
+pub use tables::protocol_in_words;

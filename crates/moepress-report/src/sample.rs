@@ -1,6 +1,6 @@
 //! Reports for tests.
 
-use moepress_eval::{Divergence, Evaluation, Likelihood, Overall, TextScore};
+use moepress_eval::{Divergence, Evaluation, Histogram, Likelihood, Overall, TextScore};
 use moepress_pipeline::{
     CalibrationReport, Comparison, ExpertReport, LayerReport, Report, Seconds, SizeOf, Sizes, StageReport,
     TextReport, TextsReport, UnderMeasuredReport,
@@ -96,12 +96,15 @@ fn sampling() -> TextsReport {
     let file = |name: &str, weight| TextReport {
         file: format!("{name}.jsonl"),
         weight,
+        sha256: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".to_owned(),
         windows: (32.0 * weight) as usize,
         tokens: (8192.0 * weight) as usize,
+        scored: (8160.0 * weight) as usize,
+        bytes: (30_000.0 * weight) as u64,
         documents: 77,
     };
     let files = TEXTS.into_iter().zip([1.0, 0.5, 1.5]).map(|(name, weight)| file(name, weight)).collect();
-    TextsReport { window: 256, seed: Some(7), bos: "window", files }
+    TextsReport { protocol: "paper", window: 256, stride: 256, seed: Some(7), bos: "window", files }
 }
 
 fn sizes(classes: [(u64, u64); 4]) -> Sizes {
@@ -130,7 +133,11 @@ fn layer(layer: usize, measured: bool) -> LayerReport {
 fn evaluation(worse: f64, divergence: Option<Divergence>) -> Evaluation {
     let likelihood = |nll: f64| {
         let nll = nll + worse;
-        Likelihood { predictions: 6120, nll, stderr: 0.012, perplexity: nll.exp() }
+        let (predictions, bytes, stderr) = (6120, 22_000, 0.012);
+        let perplexity = nll.exp();
+        let bits_per_byte = nll * predictions as f64 / std::f64::consts::LN_2 / bytes as f64;
+        let perplexity_stderr = perplexity * stderr;
+        Likelihood { predictions, nll, stderr, perplexity, perplexity_stderr, bytes, bits_per_byte }
     };
     let text = |(name, nll): (&str, f64)| TextScore {
         name: name.to_owned(),
@@ -138,7 +145,11 @@ fn evaluation(worse: f64, divergence: Option<Divergence>) -> Evaluation {
         divergence,
     };
     let texts = TEXTS.into_iter().zip([3.41, 3.72, 2.05]).map(text).collect();
-    let overall = Overall { likelihood: likelihood(3.33), by_token: likelihood(3.35), divergence };
+    let histogram = divergence.map(|_| Histogram {
+        bounds: (-24..=4).map(|quarter| 10f64.powf(f64::from(quarter) / 4.0)).collect(),
+        counts: (0..30).map(|i: i32| (4000 / (1 + (i - 18) * (i - 18))) as usize).collect(),
+    });
+    let overall = Overall { likelihood: likelihood(3.33), by_token: likelihood(3.35), divergence, histogram };
     Evaluation { overall, texts, tokens_per_second: 4100.0, original: None }
 }
 
@@ -148,8 +159,18 @@ fn divergence() -> Divergence {
         stderr: 0.0006,
         median: 0.0201,
         p90: 0.0987,
+        p95: 0.14,
         p99: 0.31,
+        p999: 0.88,
         max: 1.83,
         top1_agreement: 0.912,
+        top1_stderr: 0.002,
+        delta_p_mean: -0.0091,
+        delta_p_stderr: 0.0007,
+        delta_p_rms: 0.081,
+        nll_increase: 0.055,
+        nll_increase_stderr: 0.003,
+        ppl_ratio: 1.0565,
+        ppl_ratio_stderr: 0.0032,
     }
 }

@@ -103,10 +103,25 @@ pub(crate) fn divergence(comparison: &Comparison) -> Option<Table> {
     let overall = ("all tokens", comparison.compact.overall.divergence);
     let rows = texts.chain([overall]).filter_map(|(name, divergence)| {
         let d = divergence?;
-        let nats = [d.mean, d.stderr, d.median, d.p90, d.p99, d.max].map(|nats| fixed(nats, 4));
-        Some([vec![name.to_owned()], nats.into(), vec![percent(d.top1_agreement)]].concat())
+        let nats =
+            [d.mean, d.stderr, d.median, d.p90, d.p95, d.p99, d.p999, d.max].map(|nats| fixed(nats, 4));
+        let shares = [d.top1_agreement, d.delta_p_mean, d.delta_p_rms].map(percent);
+        Some([vec![name.to_owned()], nats.into(), shares.into()].concat())
     });
-    let head = ["text", "mean", "± standard error", "median", "p90", "p99", "max", "top-1 agreement"];
+    let head = [
+        "text",
+        "mean",
+        "± standard error",
+        "median",
+        "p90",
+        "p95",
+        "p99",
+        "p99.9",
+        "max",
+        "top-1 agreement",
+        "Δp, mean",
+        "Δp, RMS",
+    ];
     let mut rows: Vec<_> = rows.collect();
     let total = Some(rows.pop()?);
     Some(Table { total, ..Table::new(&head, rows) })
@@ -216,6 +231,25 @@ pub(crate) fn calibration(report: &Report) -> Vec<(&'static str, String)> {
     rows.extend(under_measured(c, experts));
     rows.extend(nll.map(|nll| ("the original on it", nll)));
     rows
+}
+
+/// A protocol of evaluation in one line.
+pub fn protocol_in_words(sampling: &TextsReport) -> String {
+    let TextsReport { protocol, window, stride, bos, .. } = sampling;
+    let (window, stride) = (count(*window as u64), count(*stride as u64));
+    let cut = match *protocol {
+        "llama.cpp" => format!("windows of {window} tokens without overlap, the second half of each scored"),
+        "strided" => format!(
+            "windows of {window} tokens, one every {stride}, every token but a text's first scored once"
+        ),
+        _ => format!("windows of {window} tokens without overlap, all but the first token of each scored"),
+    };
+    let bos = match (*bos, *protocol) {
+        ("none", _) => "no beginning-of-sequence token".to_owned(),
+        ("document", "llama.cpp") => "the beginning-of-sequence token as the first of each".to_owned(),
+        (place, _) => format!("the beginning-of-sequence token before every {place}"),
+    };
+    format!("protocol {protocol}: {cut}; {bos}")
 }
 
 /// Which windows were taken of every file, and what is before them.

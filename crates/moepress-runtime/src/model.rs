@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn packed_weights_compute_as_their_decoded_values() {
-        for format in ["bf16", "ternary-g32", "int2-g32", "int3-sym-g64", "int4-g32", "int8-g128"] {
+        for format in ["bf16", "ternary-row", "int2-g16", "int3-sym-g64", "int4-row", "int8-g128"] {
             let mut toy = Toy::new();
             for (name, stored) in &mut toy.weights {
                 let (rows, cols) = stored.matrix_shape();

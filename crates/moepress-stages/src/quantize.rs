@@ -1,7 +1,7 @@
 //! `quantize`: rounds matrices to their formats.
 //!
-//! Parameters: `format` (one for all matrices of `classes`; absent: those that assign_bits chose), `group`,
-//! `symmetric`, `classes`, `solver`, and for the solver gptq `damp` and `act_order`.
+//! Parameters: `format` (one for all matrices of `classes`; absent: those that assign_bits chose), `group` (16, 32, 64, 128
+//! or `row`), `symmetric`, `classes`, `solver`, and for the solver gptq `damp` and `act_order`.
 //!
 //! Solver `nearest`: every weight to the nearest level of its group's grid. Solver `gptq` (arXiv 2210.17323): columns
 //! in turn, the later ones making up for the errors of the earlier ones on the calibration text, whose hidden states
@@ -139,6 +139,8 @@ mod tests {
         assert_eq!(edits.len(), 2 * (4 * 3 + 4));
         assert!(toy().after(&edits).unwrap().total_bytes() < toy().total_bytes());
         assert!(stage("quantize").check(&toy()).is_err());
+        let what = stage("quantize: {format: int4, group: row, symmetric: true}").describe();
+        assert_eq!(what, "quantize nearest: int4-sym-row for experts");
     }
 
     #[test]

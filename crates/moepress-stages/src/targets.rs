@@ -19,12 +19,22 @@ pub(crate) fn code_names() -> [&'static str; 5] {
     CODES.map(|(name, _)| name)
 }
 
+/// The parameter `group`: how many weights share a scale, or `row`.
+fn group(params: &Params) -> Result<usize, RecipeError> {
+    const KEY: &str = "group";
+    if params.is_text(KEY) {
+        return params.word(KEY, None, &["row"]).map(|_| Grouped::ROW);
+    }
+    let group = params.usize_in(KEY, Some(64), 1..)?;
+    match Grouped::GROUPS.contains(&group) && group != Grouped::ROW {
+        true => Ok(group),
+        false => Err(params.error(KEY, format!("must be 16, 32, 64, 128 or row, is {group}"))),
+    }
+}
+
 /// The format of that code name with the parameters `group` and `symmetric`.
 pub(crate) fn format(name: &str, params: &Params) -> Result<Format, RecipeError> {
-    let group = params.usize_in("group", Some(64), 1..)?;
-    if ![32, 64, 128].contains(&group) {
-        return Err(params.error("group", format!("must be 32, 64 or 128, is {group}")));
-    }
+    let group = group(params)?;
     let symmetric = params.bool("symmetric", Some(false))?;
     let code = CODES.iter().find(|(known, _)| *known == name).map_or(Code::Ternary, |(_, code)| *code);
     Ok(Format::Grouped(Grouped { code, group, symmetric: symmetric || code == Code::Ternary }))

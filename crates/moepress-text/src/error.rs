@@ -32,6 +32,9 @@ pub enum TextError {
     /// Windows too short to predict anything.
     #[error("a window of {0} tokens predicts nothing (it needs 2 at least)")]
     Window(usize),
+    /// What a protocol does not allow.
+    #[error("{0}")]
+    Protocol(&'static str),
 }
 
 impl TextError {
@@ -41,7 +44,7 @@ impl TextError {
             Self::Checkpoint(error) => error.kind(),
             Self::TooShort { .. } => ErrorKind::BadInput,
             Self::Memory { .. } => ErrorKind::NoSpace,
-            Self::Window(_) => ErrorKind::Usage,
+            Self::Window(_) | Self::Protocol(_) => ErrorKind::Usage,
         }
     }
 }

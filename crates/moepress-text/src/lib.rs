@@ -6,6 +6,7 @@ mod draw;
 mod error;
 mod lines;
 mod plain;
+mod protocol;
 mod sampler;
 mod special;
 mod stream;
@@ -14,6 +15,7 @@ mod tokenizer;
 mod toy;
 
 pub use error::TextError;
-pub use sampler::{Bos, Form, Sampler, Sampling, Windows};
+pub use protocol::Protocol;
+pub use sampler::{Bos, Form, Sampler, Sampling, Window, Windows};
 pub use stream::Stream;
 pub use tokenizer::Tokenizer;

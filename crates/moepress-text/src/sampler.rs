@@ -7,9 +7,8 @@ use crate::chat::ChatTemplate;
 use crate::draw::draw;
 use crate::lines::Lines;
 use crate::plain::read_text;
-use crate::{TextError, Tokenizer, special};
+use crate::{Protocol, TextError, Tokenizer, special};
 use moepress_checkpoint::{Files, available_memory};
-use std::ops::Range;
 use std::path::Path;
 
 /// Bytes of the documents of a file, all of whose tokens are kept.
@@ -38,6 +37,8 @@ pub enum Bos {
     Window,
     /// Before every document.
     Document,
+    /// As the tokenizer does by itself: before every document, or nowhere.
+    Auto,
 }
 
 /// Which windows of a file are taken.
@@ -49,13 +50,26 @@ pub struct Sampling {
     pub seed: Option<u64>,
     /// Where the beginning-of-sequence token goes.
     pub bos: Bos,
+    /// How windows follow each other, and which of their tokens are scored.
+    pub protocol: Protocol,
+}
+
+/// A window of text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Its tokens. There is no padding.
+    pub ids: Vec<u32>,
+    /// The first token that is scored when a model is evaluated, at least 1; all after it are scored too.
+    pub first: usize,
+    /// Bytes of the text that the scored tokens stand for.
+    pub bytes: u64,
 }
 
 /// Windows of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Windows {
-    /// Token ids of every window, all of one length, in the order of the file. There is no padding.
-    pub windows: Vec<Vec<u32>>,
+    /// The windows, in the order of the file.
+    pub windows: Vec<Window>,
     /// Windows asked for; the file may have fewer.
     pub asked: usize,
     /// Documents that were read; without a seed no more than were needed.
@@ -74,65 +88,83 @@ impl<'a> Sampler<'a> {
     /// A sampler for the checkpoint of `tokenizer`.
     ///
     /// # Errors
-    /// A window is too short to predict anything, or the checkpoint lacks the beginning-of-sequence token that is
-    /// asked for.
+    /// A window is too short to predict anything, the parts of `sampling` contradict each other, or the checkpoint
+    /// lacks the beginning-of-sequence token that is asked for.
     pub fn open(
         files: &'a dyn Files,
         tokenizer: &'a Tokenizer,
         sampling: Sampling,
     ) -> Result<Self, TextError> {
-        if sampling.window < 2 {
-            return Err(TextError::Window(sampling.window));
-        }
+        sampling.protocol.check(&sampling)?;
         let bos = match sampling.bos {
             Bos::None => None,
             Bos::Window | Bos::Document => Some(special::bos(files, tokenizer)?),
+            Bos::Auto => special::own_bos(files, tokenizer)?,
         };
-        Ok(Self { files, tokenizer, sampling, bos })
+        let policy = match sampling.bos {
+            Bos::Auto if bos.is_some() => Bos::Document,
+            Bos::Auto => Bos::None,
+            given => given,
+        };
+        Ok(Self { files, tokenizer, sampling: Sampling { bos: policy, ..sampling }, bos })
+    }
+
+    /// Where the beginning-of-sequence token goes, with `auto` made out.
+    pub fn bos(&self) -> Bos {
+        self.sampling.bos
     }
 
     /// At most `count` windows of a file. Its documents are tokenized one by one and follow each other without
-    /// gaps; windows follow each other without overlap, and what is left at the end is no window.
+    /// gaps; the protocol says how windows follow each other.
     ///
     /// # Errors
     /// The file is missing, malformed (says in which line) or gives not even one window, or the checkpoint lacks the
     /// chat template that is asked for.
     pub fn sample(&self, path: &Path, form: &Form, count: usize) -> Result<Windows, TextError> {
-        let Sampling { window, seed, bos } = self.sampling;
-        let needed = if seed.is_some() { usize::MAX } else { window.saturating_mul(count) };
-        let (ids, documents) = self.tokens(path, form, needed)?;
-        let spans = spans(&ids, window, self.bos.filter(|_| bos == Bos::Window));
+        let Sampling { window, seed, bos, protocol } = self.sampling;
+        let needed = if seed.is_some() { usize::MAX } else { protocol.tokens(window, count) };
+        let (tokens, documents) = self.tokens(path, form, needed)?;
+        let spans = protocol.spans(&tokens.ids, window, self.bos.filter(|_| bos == Bos::Window));
         if spans.is_empty() {
-            return Err(TextError::TooShort { file: path.to_owned(), found: ids.len(), needed: window });
+            let found = tokens.ids.len();
+            return Err(TextError::TooShort { file: path.to_owned(), found, needed: window });
         }
         let chosen = match seed {
             None => (0..spans.len().min(count)).collect(),
             Some(seed) => draw(spans.len(), count, seed),
         };
         let cut = |index: usize| {
-            let span: Range<usize> = spans[index].clone();
-            let bos = self.bos.filter(|_| span.len() < window);
-            bos.into_iter().chain(ids[span].iter().copied()).collect()
+            let span = spans[index].clone();
+            let inserted = self.bos.filter(|_| bos == Bos::Window && span.len() < window);
+            let mut ids: Vec<u32> =
+                inserted.into_iter().chain(tokens.ids[span.clone()].iter().copied()).collect();
+            if let Some(bos) = self.bos.filter(|_| protocol.replaces_first()) {
+                ids[0] = bos;
+            }
+            let first = protocol.first(index, ids.len(), window);
+            // The inserted token stands for no text.
+            let scored = span.start + first - usize::from(inserted.is_some());
+            Window { ids, first, bytes: tokens.bytes(scored..span.end) }
         };
         Ok(Windows { windows: chosen.into_iter().map(cut).collect(), asked: count, documents })
     }
 
     /// The tokens of a file, at least `needed` unless it has fewer, and the documents that they are of.
-    fn tokens(&self, path: &Path, form: &Form, needed: usize) -> Result<(Vec<u32>, usize), TextError> {
-        let mut ids = Vec::new();
+    fn tokens(&self, path: &Path, form: &Form, needed: usize) -> Result<(Tokens, usize), TextError> {
+        let mut tokens = Tokens::default();
         let (field, template) = match form {
             Form::Plain => {
                 let text = read_text(self.files, path)?;
                 enough_memory(path, text.len() as u64)?;
-                self.append(&mut ids, &text)?;
-                return Ok((ids, 1));
+                self.append(&mut tokens, &text)?;
+                return Ok((tokens, 1));
             }
             Form::Lines(field) => (field, None),
             Form::Chats(field) => (field, Some(ChatTemplate::open(self.files, self.tokenizer.dir())?)),
         };
         let mut lines = Lines::open(self.files, path)?;
         let (mut documents, mut bytes) = (0, 0);
-        while ids.len() < needed
+        while tokens.ids.len() < needed
             && let Some(line) = lines.next()?
         {
             let document = match &template {
@@ -145,21 +177,42 @@ impl<'a> Sampler<'a> {
             }
             // Lists of documents have empty ones, which are none.
             if !document.is_empty() {
-                self.append(&mut ids, &document)?;
+                self.append(&mut tokens, &document)?;
                 documents += 1;
             }
         }
-        Ok((ids, documents))
+        Ok((tokens, documents))
     }
 
     /// Appends the tokens of a document.
-    fn append(&self, ids: &mut Vec<u32>, document: &str) -> Result<(), TextError> {
-        let tokens = self.tokenizer.encode(document)?;
-        let bos = self.bos.filter(|_| self.sampling.bos == Bos::Document);
+    fn append(&self, tokens: &mut Tokens, document: &str) -> Result<(), TextError> {
+        let (ids, ends) = self.tokenizer.encode_with_ends(document)?;
+        let start = tokens.ends.last().copied().unwrap_or(0);
         // Chat templates and some tokenizers write it themselves.
-        ids.extend(bos.filter(|bos| tokens.first() != Some(bos)));
-        ids.extend(tokens);
+        let bos = self.bos.filter(|bos| self.sampling.bos == Bos::Document && ids.first() != Some(bos));
+        tokens.ids.extend(bos);
+        tokens.ends.extend(bos.map(|_| start));
+        tokens.ids.extend(ids);
+        tokens.ends.extend(ends.into_iter().map(|end| start + end as u64));
+        if let Some(end) = tokens.ends.last_mut() {
+            *end = start + document.len() as u64;
+        }
         Ok(())
+    }
+}
+
+/// Token ids, and for each the bytes of text up to its end.
+#[derive(Default)]
+struct Tokens {
+    ids: Vec<u32>,
+    ends: Vec<u64>,
+}
+
+impl Tokens {
+    /// The bytes of text that a run of tokens stands for.
+    fn bytes(&self, run: std::ops::Range<usize>) -> u64 {
+        let before = |index: usize| index.checked_sub(1).and_then(|index| self.ends.get(index)).copied();
+        before(run.end).unwrap_or(0) - before(run.start).unwrap_or(0)
     }
 }
 
@@ -170,22 +223,4 @@ fn enough_memory(file: &Path, bytes: u64) -> Result<(), TextError> {
         Some(available) => Err(TextError::Memory { file: file.to_owned(), needed, available }),
         None => Ok(()),
     }
-}
-
-/// The tokens of every window, one short where `bos` is to go before them.
-fn spans(ids: &[u32], window: usize, bos: Option<u32>) -> Vec<Range<usize>> {
-    let mut spans = Vec::with_capacity(ids.len() / window + 1);
-    let mut start = 0;
-    while start < ids.len() {
-        let end = match bos.is_some_and(|bos| ids[start] != bos) {
-            true => start + window - 1,
-            false => start + window,
-        };
-        if end > ids.len() {
-            break;
-        }
-        spans.push(start..end);
-        start = end;
-    }
-    spans
 }

@@ -72,6 +72,26 @@ pub(crate) fn bos(files: &dyn Files, tokenizer: &Tokenizer) -> Result<u32, TextE
     Err(config.bad(TOKEN, reason.into()))
 }
 
+/// The beginning-of-sequence token, where the tokenizer of a checkpoint puts it before every text by itself: as
+/// `add_bos_token` of `tokenizer_config.json` says, else as `tokenizer.json` does.
+///
+/// # Errors
+/// `add_bos_token` is neither true nor false, or asks for a token that there is not.
+pub(crate) fn own_bos(files: &dyn Files, tokenizer: &Tokenizer) -> Result<Option<u32>, TextError> {
+    const ADD: &str = "add_bos_token";
+    let config = TokenizerConfig::open(files, tokenizer.dir())?;
+    match config.fields.get(ADD).unwrap_or(&Value::Null) {
+        Value::Bool(true) => bos(files, tokenizer).map(Some),
+        Value::Bool(false) => Ok(None),
+        // A token before the text that is not the one meant is none: BERT's [CLS], say.
+        Value::Null => {
+            let first = tokenizer.around()?.first().copied();
+            Ok(first.filter(|&first| bos(files, tokenizer).is_ok_and(|bos| bos == first)))
+        }
+        _ => Err(config.bad(ADD, "is neither true nor false".into())),
+    }
+}
+
 /// The fields of a JSON file; none when there is no such file.
 fn fields(files: &dyn Files, file: &Path) -> Result<Map<String, Value>, TextError> {
     match files.kind(file) {

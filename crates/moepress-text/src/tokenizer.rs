@@ -73,6 +73,30 @@ impl Tokenizer {
     /// The tokenizer has no tokens for this text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
         let ids = guarded(&self.file, || self.inner.encode_fast(text, false))?.get_ids().to_vec();
+        self.checked(ids)
+    }
+
+    /// As [`Self::encode`], and for each token the bytes of `text` up to its end, which never become fewer.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub(crate) fn encode_with_ends(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>), TextError> {
+        let encoding = guarded(&self.file, || self.inner.encode(text, false))?;
+        let mut end = 0;
+        let ends = encoding.get_offsets().iter().map(|&(_, offset)| {
+            // Tokens of one character share its offsets, and some trim white space from theirs.
+            end = offset.clamp(end, text.len());
+            end
+        });
+        Ok((self.checked(encoding.get_ids().to_vec())?, ends.collect()))
+    }
+
+    /// The tokens that the tokenizer puts around an empty text by itself.
+    pub(crate) fn around(&self) -> Result<Vec<u32>, TextError> {
+        self.checked(guarded(&self.file, || self.inner.encode_fast("", true))?.get_ids().to_vec())
+    }
+
+    fn checked(&self, ids: Vec<u32>) -> Result<Vec<u32>, TextError> {
         match ids.iter().find(|&&id| id as usize >= self.vocab) {
             None => Ok(ids),
             Some(id) => {

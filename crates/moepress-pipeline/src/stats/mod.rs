@@ -18,7 +18,8 @@ use crate::texts::TextSet;
 
 /// The windows of all texts, in order.
 pub(crate) fn all_windows(set: &TextSet) -> Vec<Vec<u32>> {
-    set.texts.iter().flat_map(|text| text.windows.clone()).collect()
+    let windows = set.texts.iter().flat_map(|text| &text.windows);
+    windows.map(|window| window.ids.clone()).collect()
 }
 
 #[cfg(test)]

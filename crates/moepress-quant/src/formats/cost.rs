@@ -1,6 +1,5 @@
 //! What rounding to a format would cost, without encoding.
 
-use super::MAX_GROUP;
 use super::encode::{EncodeError, check_area, check_weights, find};
 use crate::Grouped;
 use rayon::prelude::*;
@@ -28,7 +27,8 @@ pub fn rounding_cost(
         return Ok(0.0);
     }
     let row_cost = |(row, w): (usize, &[f32])| {
-        let (mut codes, mut values) = ([0; MAX_GROUP], [0.0; MAX_GROUP]);
+        let longest = format.group.min(cols);
+        let (mut codes, mut values) = (vec![0; longest], vec![0.0; longest]);
         let mut cost = 0.0;
         let groups = w.chunks(format.group).zip(col_weight.chunks(format.group));
         for (group, (w, h)) in groups.enumerate() {

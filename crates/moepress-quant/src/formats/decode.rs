@@ -113,12 +113,14 @@ mod tests {
         fn rows_read_as_the_format_defines(
             name in prop_oneof![Just("ternary"), Just("int2"), Just("int3"), Just("int4"), Just("int8")],
             symmetric: bool,
-            group in prop_oneof![Just(32usize), Just(64), Just(128)],
+            group in 0..Grouped::GROUPS.len(),
             raw in proptest::collection::vec(any::<u8>(), 0..300),
-            parts in proptest::collection::vec((0u16..0x7c00, any::<bool>(), 0u16..0x7c00, any::<bool>()), 10),
+            parts in proptest::collection::vec((0u16..0x7c00, any::<bool>(), 0u16..0x7c00, any::<bool>()), 19),
         ) {
             let sym = if symmetric && name != "ternary" { "-sym" } else { "" };
-            let Ok(Format::Grouped(format)) = format!("{name}{sym}-g{group}").parse() else { unreachable!() };
+            let Ok(Format::Grouped(format)) = format!("{name}{sym}-row").parse() else { unreachable!() };
+            let group = Grouped::GROUPS[group];
+            let format = Grouped { group, ..format };
             let (format_of, groups) = (implementation(format).unwrap(), format.row_groups(raw.len()));
             let codes: Vec<u8> = raw.iter().map(|c| c >> (8 - format.bits())).collect();
             let mut bytes = vec![0; format.row_bytes(codes.len())];

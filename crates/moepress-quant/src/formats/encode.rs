@@ -1,6 +1,6 @@
 //! From f32 weights to packed codes: rounding to nearest, and packing what a solver has rounded.
 
-use super::{Grid, GridError, GroupFormat, MAX_GROUP, TernaryGrid, implementation, pack};
+use super::{Grid, GridError, GroupFormat, TernaryGrid, implementation, pack};
 use crate::{Code, Format, Grouped, Packed};
 use rayon::prelude::*;
 
@@ -104,7 +104,7 @@ fn encode_on(
         .zip(grids.par_chunks_exact_mut(format.row_groups(cols)))
         .enumerate()
         .find_map_first(|(row, ((w, bytes), grids))| {
-            let mut buffer = [0; MAX_GROUP];
+            let mut buffer = vec![0; format.group.min(cols)];
             let pieces = bytes.chunks_mut(format.row_bytes(format.group)).zip(grids);
             for (group, (w, (bytes, grid))) in w.chunks(format.group).zip(pieces).enumerate() {
                 let col = group * format.group;

@@ -20,8 +20,8 @@ pub use ternary::TernaryGrid;
 
 use crate::{Code, Grouped};
 
-/// The longest group any format has.
-pub const MAX_GROUP: usize = 128;
+/// The longest group but for [`Grouped::ROW`].
+pub(crate) const MAX_GROUP: usize = 128;
 
 /// How the weights of one group become codes and back.
 pub trait GroupFormat: Sync {
@@ -64,7 +64,7 @@ pub trait GroupFormat: Sync {
 ///
 /// A call through it costs one indirection: work on groups rather than on single weights.
 pub fn implementation(format: Grouped) -> Option<&'static dyn GroupFormat> {
-    if !matches!(format.group, 32 | 64 | MAX_GROUP) {
+    if !Grouped::GROUPS.contains(&format.group) {
         return None;
     }
     Some(match (format.code, format.symmetric) {

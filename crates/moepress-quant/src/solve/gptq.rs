@@ -4,7 +4,7 @@
 use super::strip::{LANES, Shared, Strip};
 use super::{Curvature, Factor, SolveError};
 use crate::formats::EncodeError;
-use crate::formats::{Grid, GroupFormat, MAX_GROUP, check_area, find, pack_codes};
+use crate::formats::{Grid, GroupFormat, check_area, find, pack_codes};
 use crate::{Grouped, Packed};
 
 /// Strips solved together: their errors fit the second-level cache beside a panel of the factor.
@@ -42,8 +42,8 @@ struct Solution {
 impl Factor {
     /// Rounds `w`, `[rows, cols]`, to `format`.
     ///
-    /// Grids are fitted to the weights as they are when their group's first column is reached; with
-    /// `act_order` beforehand, to the original weights. No row is worse than rounding to nearest: one that
+    /// Grids are fitted to the weights as they are when their group's first column is reached, those of whole
+    /// rows and with `act_order` beforehand, to the original weights. No row is worse than rounding to nearest: one that
     /// would be is rounded to nearest instead. Runs on the calling thread; the same bits every time.
     ///
     /// # Errors
@@ -98,6 +98,7 @@ impl Factor {
     ) -> Result<(), EncodeError> {
         let groups = self.cols.div_ceil(group);
         let mut grids = solution.grids.iter_mut();
+        let mut values = vec![0.0; group.min(self.cols)];
         let rows = w.chunks(self.cols).zip(solution.codes.chunks_mut(self.cols));
         for (row, ((w, codes), errors)) in rows.zip(errors.chunks_mut(self.cols)).enumerate() {
             let parts = w.chunks(group).zip(codes.chunks_mut(group)).zip(errors.chunks_mut(group));
@@ -107,10 +108,9 @@ impl Factor {
                 let weighted = self.options.weighted && !self.blocks.is_empty();
                 let fitted = implementation.fit(w, weighted.then_some(weights));
                 *grid = fitted.map_err(|source| EncodeError::Grid { row, col, source })?;
-                let mut values = [0.0; MAX_GROUP];
                 implementation.round_group(w, *grid, codes);
                 implementation.group_values(codes, *grid, &mut values);
-                errors.iter_mut().zip(w).zip(values).for_each(|((error, w), value)| *error = w - value);
+                errors.iter_mut().zip(w).zip(&values).for_each(|((error, w), value)| *error = w - value);
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use super::tile::{HEIGHT, panels, tile};
 use crate::formats::MAX_GROUP;
 use pulp::{Arch, NullaryFnOnce};
 
-/// Columns of a block; every group lies in one block.
+/// Columns of a block; every group but that of a whole row lies in one block.
 pub(super) const BLOCK: usize = MAX_GROUP;
 
 /// The matrix is padded to a multiple of this many columns.

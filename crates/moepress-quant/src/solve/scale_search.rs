@@ -5,7 +5,7 @@
 //! splitting alternates between the part E of the error that is left to outliers, a shrinkage, and the grid
 //! of least squares for W − E. The paper moves the zero point only; here the scale moves as well.
 
-use crate::formats::{EncodeError, Grid, GroupFormat, MAX_GROUP, check_area, find, pack_codes};
+use crate::formats::{EncodeError, Grid, GroupFormat, check_area, find, pack_codes};
 use crate::{Grouped, Packed};
 use rayon::prelude::*;
 
@@ -87,16 +87,15 @@ fn search_row(
 
 /// The best grid met, its error, and that of `first`.
 fn search(format: &dyn GroupFormat, offsets: bool, w: &[f32], first: Grid) -> (Grid, f64, f64) {
-    let (mut codes, mut values, mut levels) = ([0; MAX_GROUP], [0.0; MAX_GROUP], [0.0; MAX_GROUP]);
-    let (codes, values, levels) = (&mut codes[..w.len()], &mut values[..w.len()], &mut levels[..w.len()]);
+    let (mut codes, mut values, mut levels) = (vec![0; w.len()], vec![0.0; w.len()], vec![0.0; w.len()]);
     let unit = Grid { scale: 1.0, offset: 0.0 };
     let step = f64::from(first.scale.abs());
     let (mut grid, mut best, mut least, mut error_nearest) = (first, first, f64::INFINITY, 0.0);
     let mut stiffness = STIFFNESS;
     for alternation in 0..=ALTERNATIONS {
-        format.round_group(w, grid, codes);
-        format.group_values(codes, grid, values);
-        let error = w.iter().zip(&*values).map(|(w, v)| f64::from(w - v).abs().powf(NORM)).sum();
+        format.round_group(w, grid, &mut codes);
+        format.group_values(&codes, grid, &mut values);
+        let error = w.iter().zip(&values).map(|(w, v)| f64::from(w - v).abs().powf(NORM)).sum();
         if alternation == 0 {
             error_nearest = error;
         }
@@ -106,13 +105,13 @@ fn search(format: &dyn GroupFormat, offsets: bool, w: &[f32], first: Grid) -> (G
         if step == 0.0 || alternation == ALTERNATIONS {
             break;
         }
-        format.group_values(codes, unit, levels);
-        let targets = w.iter().zip(&*values).map(|(&w, &v)| {
+        format.group_values(&codes, unit, &mut levels);
+        let targets = w.iter().zip(&values).map(|(&w, &v)| {
             let error = f64::from(w - v);
             f64::from(w) - step * shrink(error / step, stiffness)
         });
         // Beyond f16, or with all weights on one level, there is nowhere to go.
-        let Some(next) = least_squares(targets, levels, offsets).filter(|next| *next != grid) else { break };
+        let Some(next) = least_squares(targets, &levels, offsets).filter(|next| *next != grid) else { break };
         grid = next;
         stiffness *= GROWTH;
     }

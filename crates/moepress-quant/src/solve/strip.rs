@@ -80,7 +80,8 @@ impl Strip {
         for j in 0..real {
             let position = block.start + j;
             let at = factor.column(position) / group;
-            if factor.order.is_empty() && position.is_multiple_of(group) {
+            // At the first column weights, and so the grid, are those of rounding to nearest.
+            if factor.order.is_empty() && position > 0 && position.is_multiple_of(group) {
                 let end = real.min(j + group);
                 let weights = &factor.diagonal[position..block.start + end];
                 let weights = factor.options.weighted.then_some(weights);

@@ -3,7 +3,7 @@
 use moepress_quant::solve::{Factor, Options, Report};
 use moepress_quant::{Format, Grouped, Packed};
 
-pub(crate) const FORMATS: [&str; 10] = [
+pub(crate) const FORMATS: [&str; 13] = [
     "ternary-g32",
     "ternary-g128",
     "int2-g64",
@@ -14,6 +14,9 @@ pub(crate) const FORMATS: [&str; 10] = [
     "int3-sym-g64",
     "int4-sym-g128",
     "int8-sym-g32",
+    "ternary-row",
+    "int4-row",
+    "int3-sym-g16",
 ];
 
 pub(crate) fn grouped(name: &str) -> Grouped {

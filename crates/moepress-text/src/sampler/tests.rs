@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
 
-const FIRST: Sampling = Sampling { window: 4, seed: None, bos: Bos::None };
+const FIRST: Sampling = Sampling { window: 4, seed: None, bos: Bos::None, protocol: Protocol::Paper };
 /// The token of [`crate::toy`] that stands for itself.
 const END: u32 = 256;
 
@@ -17,7 +17,20 @@ fn place() -> TempDir {
     checkpoint(&[("tokenizer_config.json", r#"{"bos_token": "<|end|>"}"#), ("chat_template.jinja", template)])
 }
 
-fn sample(
+/// Windows as they are cut, without what is scored of them.
+#[derive(Debug, PartialEq)]
+struct Cut {
+    windows: Vec<Vec<u32>>,
+    asked: usize,
+    documents: usize,
+}
+
+fn sample(name: &str, text: &[u8], form: &Form, sampling: Sampling, count: usize) -> Result<Cut, TextError> {
+    let Windows { windows, asked, documents } = scored(name, text, form, sampling, count)?;
+    Ok(Cut { windows: windows.into_iter().map(|window| window.ids).collect(), asked, documents })
+}
+
+fn scored(
     name: &str,
     text: &[u8],
     form: &Form,
@@ -31,7 +44,7 @@ fn sample(
     Sampler::open(&OsFiles, &tokenizer, sampling)?.sample(&path, form, count)
 }
 
-fn plain(text: &str, sampling: Sampling, count: usize) -> Windows {
+fn plain(text: &str, sampling: Sampling, count: usize) -> Cut {
     sample("a.txt", text.as_bytes(), &Form::Plain, sampling, count).unwrap()
 }
 
@@ -51,7 +64,7 @@ fn ids(text: &str) -> Vec<u32> {
 fn windows_do_not_overlap_and_drop_the_tail() {
     let cut = |count| plain("abcdefghij", FIRST, count);
     assert_eq!(cut(1).windows, [ids("abcd")]);
-    assert_eq!(cut(9), Windows { windows: vec![ids("abcd"), ids("efgh")], asked: 9, documents: 1 });
+    assert_eq!(cut(9), Cut { windows: vec![ids("abcd"), ids("efgh")], asked: 9, documents: 1 });
     let short = sample("a.txt", b"abc", &Form::Plain, FIRST, 1).unwrap_err();
     assert!(short.to_string().contains("a.txt: 3 tokens, but one window needs 4"), "{short}");
     assert_eq!(short.kind(), ErrorKind::BadInput);
@@ -63,7 +76,7 @@ fn windows_do_not_overlap_and_drop_the_tail() {
 fn documents_follow_each_other() {
     let file = lines(&["abc", "", "defgh", "ij"]);
     let cut = |count| sample("a.jsonl", &file, &texts(), FIRST, count).unwrap();
-    assert_eq!(cut(9), Windows { windows: vec![ids("abcd"), ids("efgh")], asked: 9, documents: 3 });
+    assert_eq!(cut(9), Cut { windows: vec![ids("abcd"), ids("efgh")], asked: 9, documents: 3 });
     // Nothing after the last window is looked at.
     let torn = [&lines(&["abc", "de"])[..], b"{"].concat();
     let one = sample("a.jsonl", &torn, &texts(), FIRST, 1).unwrap();
@@ -81,7 +94,7 @@ fn one_text_is_the_same_in_any_file() {
     let split: Vec<&str> = text.split_inclusive('\n').collect();
     for bos in [Bos::None, Bos::Window, Bos::Document] {
         for seed in [None, Some(7)] {
-            let sampling = Sampling { bos, seed, window: 8 };
+            let sampling = Sampling { bos, seed, window: 8, ..FIRST };
             let from_text = plain(text, sampling, 3);
             assert_eq!(sample("a.jsonl", &lines(&[text]), &texts(), sampling, 3).unwrap(), from_text);
             if bos != Bos::Document {
@@ -110,12 +123,63 @@ fn the_first_token_is_where_it_was_asked_for() {
 }
 
 #[test]
+fn what_is_scored_is_told_with_its_bytes() {
+    let cut = |text: &str, bos, protocol| {
+        let sampling = Sampling { bos, protocol, ..FIRST };
+        let cut = scored("a.txt", text.as_bytes(), &Form::Plain, sampling, 9).unwrap();
+        cut.windows.into_iter().map(|w| (w.ids, w.first, w.bytes)).collect::<Vec<_>>()
+    };
+    let bos = |text: &str| [vec![END], ids(text)].concat();
+    assert_eq!(cut("abcdefghi", Bos::None, Protocol::Paper), [(ids("abcd"), 1, 3), (ids("efgh"), 1, 3)]);
+    // The token that is put before a window stands for none of its bytes.
+    assert_eq!(cut("abcdef", Bos::Window, Protocol::Paper), [(bos("abc"), 1, 3), (bos("def"), 1, 3)]);
+    assert_eq!(cut("abcdefg", Bos::Document, Protocol::Paper), [(bos("abc"), 1, 3), (ids("defg"), 1, 3)]);
+    // It takes the place of the first token: `d` is gone.
+    let llama = [(bos("abc"), 3, 1), (bos("efg"), 3, 1)];
+    assert_eq!(cut("abcdefg", Bos::Document, Protocol::LlamaCpp), llama);
+    assert_eq!(cut("abcdefg", Bos::None, Protocol::LlamaCpp), [(ids("abcd"), 3, 1)]);
+    let strided = [(ids("abcd"), 1, 3), (ids("cdef"), 2, 2), (ids("efg"), 2, 1)];
+    assert_eq!(cut("abcdefg", Bos::None, Protocol::Strided(2)), strided);
+    // Characters of several bytes, one token each; what is trimmed from offsets is counted all the same.
+    let all = |text: &str| cut(text, Bos::None, Protocol::Strided(1)).iter().map(|w| w.2).sum::<u64>();
+    for text in ["xüü", "x a  b\n\n", "x\n\n  \n y ü "] {
+        assert_eq!(all(text), text.len() as u64 - 1, "{text:?}");
+    }
+}
+
+#[test]
+fn the_tokenizer_says_whether_texts_begin_with_a_token() {
+    let open = |config: &str, post: serde_json::Value| {
+        let dir = checkpoint(&[("tokenizer_config.json", config)]);
+        let mut tokenizer: serde_json::Value = crate::toy::bytes();
+        tokenizer["post_processor"] = post;
+        std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let tokenizer = crate::toy::tokenizer(dir.path())?;
+        let sampler = Sampler::open(&OsFiles, &tokenizer, Sampling { bos: Bos::Auto, ..FIRST })?;
+        Ok::<_, TextError>((sampler.bos(), sampler.bos))
+    };
+    let adds = json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|end|>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {"<|end|>":
+        {"id": "<|end|>", "ids": [256], "tokens": ["<|end|>"]}}});
+    let (yes, no) = ((Bos::Document, Some(END)), (Bos::None, None));
+    let config = r#"{"bos_token": "<|end|>"}"#;
+    assert_eq!(open(config, json!(null)).unwrap(), no);
+    assert_eq!(open(config, adds.clone()).unwrap(), yes);
+    assert_eq!(open("{}", adds.clone()).unwrap(), no);
+    assert_eq!(open(r#"{"bos_token": "<|end|>", "add_bos_token": true}"#, json!(null)).unwrap(), yes);
+    assert_eq!(open(r#"{"bos_token": "<|end|>", "add_bos_token": false}"#, adds).unwrap(), no);
+    let error = open(r#"{"add_bos_token": 1}"#, json!(null)).unwrap_err().to_string();
+    assert!(error.ends_with("add_bos_token: is neither true nor false"), "{error}");
+    assert!(open(r#"{"add_bos_token": true}"#, json!(null)).is_err());
+}
+
+#[test]
 fn chats_become_what_the_template_makes_of_them() {
     let chat = br#"{"id": 3, "messages": [{"role": "user", "content": "ab"}, {"role": "system", "content": "<|end|>"}]}"#;
     let cut =
         |bos| sample("a.jsonl", chat, &Form::Chats("messages".into()), Sampling { bos, ..FIRST }, 9).unwrap();
     let text = [vec![END, 117, 97, 98], vec![END, 115, END]];
-    assert_eq!(cut(Bos::None), Windows { windows: text[..1].to_vec(), asked: 9, documents: 1 });
+    assert_eq!(cut(Bos::None), Cut { windows: text[..1].to_vec(), asked: 9, documents: 1 });
     // The template has put the token there already.
     assert_eq!(cut(Bos::Document), cut(Bos::None));
     let wrong = |line: &str| {
@@ -197,8 +261,8 @@ proptest! {
     #[test]
     fn drawn_windows_are_windows(text in "[a-z]{40,120}", window in 2usize..9, count in 1usize..20, seed: u64, before: bool) {
         let bos = if before { Bos::Window } else { Bos::None };
-        let all = plain(&text, Sampling { window, bos, seed: None }, usize::MAX).windows;
-        let sampling = Sampling { window, bos, seed: Some(seed) };
+        let all = plain(&text, Sampling { window, bos, ..FIRST }, usize::MAX).windows;
+        let sampling = Sampling { window, bos, seed: Some(seed), ..FIRST };
         let drawn = plain(&text, sampling, count).windows;
         prop_assert_eq!(drawn.len(), count.min(all.len()));
         prop_assert!(drawn.iter().all(|tokens| tokens.len() == window));
