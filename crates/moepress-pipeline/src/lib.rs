@@ -7,6 +7,8 @@
 
 mod edited;
 mod error;
+mod evaluate;
+mod idle;
 mod layers;
 mod memory;
 mod plan;
@@ -20,6 +22,7 @@ mod write;
 
 pub use edited::Edited;
 pub use error::PipelineError;
+pub use evaluate::{Evaluate, Evaluated};
 pub use layers::{ExpertReport, LayerReport};
 pub use plan::{Plan, PlannedStage, SizeOf, Sizes, plan};
 pub use report::{CalibrationReport, Comparison, Report, Seconds, StageReport, UnderMeasuredReport};

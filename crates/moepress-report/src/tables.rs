@@ -129,8 +129,10 @@ pub(crate) fn divergence(comparison: &Comparison) -> Option<Table> {
 
 /// Tokens per second.
 pub(crate) fn speed(comparison: &Comparison) -> Table {
-    let row = |name: &str, before: f64, after: f64| {
-        vec![name.to_owned(), fixed(before, 0), fixed(after, 0), times(after, before)]
+    let row = |name: &str, before: Option<f64>, after: Option<f64>| {
+        let shown = |speed: Option<f64>| speed.map_or_else(|| "-".to_owned(), |speed| fixed(speed, 0));
+        let ratio = before.zip(after).map_or_else(|| "-".to_owned(), |(a, b)| times(b, a));
+        vec![name.to_owned(), shown(before), shown(after), ratio]
     };
     let decode = row(
         "decoding one sequence",
@@ -138,7 +140,7 @@ pub(crate) fn speed(comparison: &Comparison) -> Table {
         comparison.compact_decode_tokens_per_second,
     );
     let [before, after] =
-        [&comparison.original, &comparison.compact].map(|evaluation| evaluation.tokens_per_second);
+        [&comparison.original, &comparison.compact].map(|evaluation| Some(evaluation.tokens_per_second));
     let scoring = row("scoring texts, all threads", before, after);
     Table::new(&["tokens per second", "original", "compact", "times"], vec![decode, scoring])
 }
