@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn rows_that_predict_scored_tokens() {
-        let chunk = Chunk { text: 0, ids: vec![0; 10], window: 5, first: vec![1, 3] };
+        let chunk = Chunk { index: 0, text: 0, ids: vec![0; 10], window: 5, first: vec![1, 3] };
         assert_eq!(chunk.scored(), [0, 1, 2, 3, 7, 8]);
     }
 
