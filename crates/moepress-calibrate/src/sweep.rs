@@ -4,6 +4,7 @@ use crate::activations::{Activations, Slot, Spool};
 use crate::chunk::Chunk;
 use crate::layer::{Layer, dense_on};
 use crate::layout::{Layout, Work};
+use crate::windows::Windows;
 use moepress_checkpoint::{CheckpointError, ErrorKind, Progress, Source};
 use moepress_model::{ModelSpec, Tensor as Name};
 use moepress_nn::{BlockError, Device, Embedding, Head, Rotary, Tensor, from_rows, to_rows};
@@ -79,6 +80,8 @@ pub(crate) struct Sweep<'a> {
     /// By the length of windows.
     rotary: BTreeMap<usize, Rotary>,
     pub chunks: Vec<Chunk>,
+    /// Texts that the windows are from.
+    pub texts: usize,
     pub progress: &'a dyn Progress,
     /// What it is called in progress.
     phase: &'static str,
@@ -92,21 +95,17 @@ pub(crate) struct Sweep<'a> {
 /// # Errors
 /// The weights cannot be read or do not fit, a statistic is not finite, the memory is too little for any way of
 /// working, or the caller cancelled.
-pub fn sweep(
+pub fn sweep<'a>(
     source: &dyn Source,
-    windows: &[Vec<u32>],
+    windows: impl Into<Windows<'a>>,
     needs: &Needs,
     means: &Means,
     progress: &dyn Progress,
 ) -> Result<Statistics, CalibrateError> {
-    let window = windows.first().map_or(0, Vec::len);
-    let work = Work {
-        tokens: windows.len() * window,
-        window,
-        threads: rayon::current_num_threads(),
-        needs,
-        packed: false,
-    };
+    let windows = windows.into();
+    let window = windows.ids.first().map_or(0, Vec::len);
+    let (tokens, threads) = (windows.ids.len() * window, rayon::current_num_threads());
+    let work = Work { tokens, window, threads, needs, packed: false };
     let layout = Layout::choose(source.spec(), &work, means.memory, means.spool.is_some())
         .map_err(|needed| CalibrateError::Memory { needed, limit: means.memory.unwrap_or(u64::MAX) })?;
     sweep_as(source, windows, needs, means, &layout, progress)
@@ -116,16 +115,18 @@ pub fn sweep(
 ///
 /// # Errors
 /// As [`sweep`], but for the memory.
-pub fn sweep_as(
+pub fn sweep_as<'a>(
     source: &dyn Source,
-    windows: &[Vec<u32>],
+    windows: impl Into<Windows<'a>>,
     needs: &Needs,
     means: &Means,
     layout: &Layout,
     progress: &dyn Progress,
 ) -> Result<Statistics, CalibrateError> {
     let passes = layout.passes(source.spec(), needs);
-    let run = Sweep::new(source.spec(), Chunk::cut(windows), needs.clone(), &means.device, passes, progress);
+    let windows = windows.into();
+    let (chunks, texts) = (Chunk::cut(&windows), windows.texts);
+    let run = Sweep::new(source.spec(), chunks, texts, needs.clone(), &means.device, passes, progress);
     let mut acts = Activations::new(means.spool.clone().filter(|_| layout.spooled))?;
     let stats = run.walk(source, layout, &mut acts)?;
     acts.close()?;
@@ -134,16 +135,18 @@ pub fn sweep_as(
 }
 
 impl<'a> Sweep<'a> {
-    /// A sweep that takes this many passes over all chunks.
+    /// A sweep over chunks from so many texts that takes so many passes over all of them.
     pub fn new(
         spec: &ModelSpec,
         chunks: Vec<Chunk>,
+        texts: usize,
         needs: Needs,
         device: &Device,
         passes: u64,
         progress: &'a dyn Progress,
     ) -> Self {
-        let rotary = |chunk: &Chunk| (chunk.window, Rotary::new(&spec.attention, 0, chunk.window, device));
+        let rotary =
+            |chunk: &Chunk| (chunk.window(), Rotary::new(&spec.attention, 0, chunk.window(), device));
         Self {
             needs,
             hidden: spec.hidden,
@@ -152,6 +155,7 @@ impl<'a> Sweep<'a> {
             phase: "calibrate",
             steps: (AtomicU64::new(0), passes * chunks.len() as u64),
             chunks,
+            texts,
             progress,
         }
     }
@@ -171,11 +175,21 @@ impl<'a> Sweep<'a> {
         let mut stats = Statistics::default();
         let tokens: usize = self.chunks.iter().map(Chunk::tokens).sum();
         stats.add(Of::Model, Quantity::Tokens, vec![tokens as f64])?;
+        if self.needs.has(Need::Texts) {
+            let mut tokens = vec![0.0; self.texts];
+            for chunk in &self.chunks {
+                (0..chunk.tokens()).for_each(|token| tokens[chunk.text_of(token)] += 1.0);
+            }
+            stats.add(Of::Model, Quantity::TextTokens, tokens)?;
+        }
         self.embed(source, acts)?;
         let last = spec.layers.len();
         let linear = dense_on(&self.device);
         for layer in 0..last {
             let mut layer = Layer::new(source, layer, &linear, &self.device, layout.experts);
+            if self.needs.has(Need::RoundedOutputs) {
+                self.rounded(&layer, acts, &mut stats)?;
+            }
             self.forward(&mut layer, acts, &mut stats)?;
             if !self.needs.backward() {
                 acts.drop(Slot::Boundary(layer.index))?;
@@ -184,13 +198,8 @@ impl<'a> Sweep<'a> {
         if !self.needs.backward() {
             return Ok(stats);
         }
-        let head = Head::new(
-            spec,
-            |name| source.tensor(name).map_err(CalibrateError::from),
-            None,
-            &linear,
-            &self.device,
-        )?;
+        let tensor = |name| source.tensor(name).map_err(CalibrateError::from);
+        let head = Head::new(spec, tensor, None, &linear, &self.device)?;
         self.pass(acts, &mut stats, &[Slot::Gradient(last)], |acts, i, chunk| {
             let (gradient, stats) =
                 self.loss(&head, spec.vocab, chunk, &acts.read(Slot::Boundary(last), i)?)?;
@@ -212,8 +221,8 @@ impl<'a> Sweep<'a> {
 
     /// The hidden states before the first layer.
     pub fn embed(&self, source: &dyn Source, acts: &mut Activations) -> Result<(), CalibrateError> {
-        let embedding =
-            Embedding::new(source.spec(), |name| source.tensor(name).map_err(CalibrateError::from))?;
+        let tensor = |name| source.tensor(name).map_err(CalibrateError::from);
+        let embedding = Embedding::new(source.spec(), tensor)?;
         self.pass(acts, &mut Statistics::default(), &[Slot::Boundary(0)], |_, _, chunk| {
             Ok((vec![to_rows(embedding.embed(&chunk.ids, &self.device))], Statistics::default()))
         })
@@ -260,7 +269,7 @@ impl<'a> Sweep<'a> {
 
     /// Turns of the positions of a chunk.
     pub(crate) fn rotary(&self, chunk: &Chunk) -> &Rotary {
-        &self.rotary[&chunk.window]
+        &self.rotary[&chunk.window()]
     }
 
     /// Uses of every token, and the gradient energy of the embedded hidden states.

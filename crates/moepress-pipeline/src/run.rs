@@ -6,18 +6,19 @@ use crate::evaluate::{Evaluate, Evaluated};
 use crate::idle::idle_experts;
 use crate::layers::layers;
 use crate::memory::allowed;
-use crate::plan::{Plan, Sizes, plan_with, unedited_needs};
+use crate::plan::{Plan, Sizes, description, plan_with, unedited_needs};
 use crate::report::{CalibrationReport, Comparison, Report, Seconds, StageReport, UnderMeasuredReport};
-use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows};
+use crate::routing::{RoutingReport, routing};
+use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows, text_of_windows};
 use crate::texts::{TextSet, load_texts};
 use crate::write::write;
-use moepress_calibrate::{Means, Spool, rounding_costs, sweep};
+use moepress_calibrate::{Means, Spool, Windows, ladders, rounding_costs, sweep, weight_statistics};
 use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, peak_memory};
 use moepress_model::Edit;
 use moepress_nn::Device;
 use moepress_recipe::{Coverage, Recipe};
 use moepress_stages::{Evidence, Stage, UnderMeasured, check_coverage};
-use moepress_stats::{Need, Of, Quantity, RoundingCosts, Statistics};
+use moepress_stats::{Need, Needs, Of, Quantity, RoundingCosts, Statistics};
 use moepress_text::Tokenizer;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,7 +72,9 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     if let Some(path) = job.statistics_from {
         let (needs, _) = unedited_needs(job.recipe, &plan)?;
         let windows = texts.calibration.as_ref().map(all_windows).unwrap_or_default();
-        let wanted = Wanted { spec: checkpoint.spec(), model: &model, windows: &windows, needs };
+        let of_windows = texts.calibration.as_ref().map(text_of_windows).unwrap_or_default();
+        let wanted =
+            Wanted { spec: checkpoint.spec(), model: &model, windows: &windows, texts: &of_windows, needs };
         texts.given = Some(Given::read(job.files.as_ref(), path, &wanted)?);
     }
     seconds.text = started.elapsed().as_secs_f64();
@@ -92,6 +95,12 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     for note in measured.notes.iter().chain(measured.stages.iter().flat_map(|stage| &stage.notes)) {
         progress.note(note);
     }
+    let at = Instant::now();
+    let routing_after = match texts.calibration.as_ref().filter(|_| job.recipe.describe) {
+        Some(set) => routing(edited.spec(), &sweep_set(&edited, set, &description(), &means, progress)?),
+        None => vec![],
+    };
+    seconds.measure += at.elapsed().as_secs_f64();
 
     let at = Instant::now();
     let windows = texts.calibration.as_ref().map(all_windows).unwrap_or_default();
@@ -114,6 +123,7 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     writer.write_file("recipe.yaml", recipe.as_bytes())?;
     writer.write_file("edits.json", &lines(edited.edits())?)?;
     writer.write_manifest(edited.spec(), inputs, &recipe)?;
+    let written = writer.sized(edited.spec());
     seconds.write = at.elapsed().as_secs_f64();
 
     let at = Instant::now();
@@ -134,10 +144,12 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         model: job.model_name.to_owned(),
         family: plan.family.clone(),
         before: plan.before.clone(),
-        after: Sizes::of(edited.spec()),
+        after: Sizes::of(&written),
         notes: notes.cloned().collect(),
         stages: measured.stages,
-        layers: layers(checkpoint.spec(), edited.spec(), &measured.routed),
+        layers: layers(checkpoint.spec(), &written, &measured.routed),
+        routing: measured.routing,
+        routing_after,
         // Also when nothing was measured before the walk that writes.
         calibration: measured.calibration.or_else(|| {
             let of = |set| calibration(set, texts.window, &Statistics::default(), plan.coverage, &[]);
@@ -206,6 +218,8 @@ struct Measured {
     calibration: Option<CalibrationReport>,
     /// Tokens per expert by layer in the first sweep.
     routed: BTreeMap<usize, Vec<u64>>,
+    /// Of the original.
+    routing: Vec<RoutingReport>,
     last: Option<Sweep>,
 }
 
@@ -243,13 +257,16 @@ fn decide(
             let given = texts.given.as_ref().filter(|_| measured.calibration.is_none());
             stats = match given {
                 Some(given) => given.file.sums.clone(),
-                None => sweep(edited, &all_windows(set), needs, means, progress)?,
+                None => sweep_set(edited, set, needs, means, progress)?,
             };
             let under_measured = check_coverage(edited.spec(), &stats, plan.coverage)?;
             if measured.calibration.is_none() {
                 measured.notes.extend(idle_experts(edited.spec().layers.len(), &stats));
                 let report = calibration(set, texts.window, &stats, plan.coverage, &under_measured);
                 measured.calibration = Some(report);
+                if !edited.edits().iter().any(Edit::changes_routing) {
+                    measured.routing = routing(edited.spec(), &stats);
+                }
                 measured.routed =
                     routed(&stats).map(|(layer, n)| (layer, n.iter().map(|&n| n as u64).collect())).collect();
             }
@@ -258,17 +275,24 @@ fn decide(
                 measured.last = Some(Sweep { stats: stats.clone(), groups, edits });
             }
         }
-        let costs = match stage.needs() {
-            needs if needs.formats.is_empty() => RoundingCosts::default(),
-            needs => rounding_costs(edited, &stats, &needs, progress)?,
+        let needs = stage.needs();
+        let mut costs = match needs.weighs_tensors() {
+            true => rounding_costs(edited, &stats, &needs, progress)?,
+            false => RoundingCosts::default(),
         };
+        if let Some(need) = &needs.ladders {
+            costs.ladders = ladders(edited, &stats, need, progress)?;
+        }
+        let weights = weight_statistics(edited, &needs.weights, progress)?;
         seconds.measure += at.elapsed().as_secs_f64();
         if progress.cancelled() {
             return Err(PipelineError::Cancelled);
         }
         let at = Instant::now();
         let (spec, coverage) = (edited.spec(), plan.coverage);
-        let decision = stage.decide(&Evidence { spec, stats: &stats, costs: &costs, coverage })?;
+        let evidence =
+            Evidence { spec, stats: &stats, costs: &costs, weights: &weights, texts: &plan.texts, coverage };
+        let decision = stage.decide(&evidence)?;
         decision.edits.iter().for_each(|edit| stats.follow(edit));
         let edits = decision.edits.len();
         edited.push(decision.edits)?;
@@ -277,6 +301,19 @@ fn decide(
         measured.stages.push(StageReport { what: stage.describe(), edits, notes: decision.notes, after });
     }
     Ok(measured)
+}
+
+/// Measures on all windows of the calibration texts.
+fn sweep_set(
+    edited: &Edited<'_>,
+    set: &TextSet,
+    needs: &Needs,
+    means: &Means,
+    progress: &dyn Progress,
+) -> Result<Statistics, PipelineError> {
+    let windows = all_windows(set);
+    let windows = Windows::of_texts(&windows, text_of_windows(set), set.texts.len());
+    Ok(sweep(edited, windows, needs, means, progress)?)
 }
 
 /// Tokens per expert of every layer with experts.
