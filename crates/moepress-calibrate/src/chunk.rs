@@ -38,8 +38,12 @@ impl Chunk {
     pub(crate) fn cut(windows: &Windows<'_>) -> Vec<Self> {
         let window = windows.ids.first().map_or(0, Vec::len);
         let size = windows_per_chunk(window);
-        let chunk =
-            |(ids, texts): (&[Vec<u32>], &[usize])| Self { ids: ids.concat(), window, texts: texts.to_vec() };
+        let chunk = |(ids, texts): (&[Vec<u32>], &[usize])| Self {
+            ids: ids.concat(),
+            batch: ids.len(),
+            window,
+            texts: texts.to_vec(),
+        };
         windows.ids.chunks(size).zip(windows.of.chunks(size)).map(chunk).collect()
     }
 
