@@ -169,7 +169,8 @@ def entropy(data, name, rows, cols, levels):
     """The codes of an entropy-coded matrix: all runs at once, a code of each at a time."""
     (widths, r, low, high), at, shortest = data[:4].tolist(), 4, 0
     k, w = widths & 15, widths >> 4
-    assert 1 <= k <= 12 and low <= high < levels, f"{name}: header"
+    assert 1 <= k <= 12 and r <= 10 and low <= high < levels, f"{name}: header"
+    assert rows * cols <= 1024 * len(data), f"{name}: too many codes"
     for place in range(5):
         byte, at = int(data[at]), at + 1
         shortest |= (byte & 127) << 7 * place

@@ -146,7 +146,9 @@ fn the_smallest_codec_is_chosen() {
     for (rows, cols) in [(0, 0), (0, 9), (9, 0)] {
         assert_eq!(check(ternary, rows, cols, &[]), Codec::Fields);
     }
-    assert_eq!(check(ternary, 70, 3000, &vec![1; 210_000]), Codec::Entropy);
+    // All alike, they would be no bytes at all.
+    assert_eq!(check(ternary, 2, 2500, &vec![1; 5000]), Codec::Entropy);
+    assert_eq!(check(ternary, 70, 3000, &vec![1; 210_000]), Codec::Trits);
 }
 
 #[test]
@@ -170,6 +172,11 @@ fn what_cannot_occur_is_refused() {
     assert!(error(ternary, sparse(4, 12, 3)).contains("are others than the format has"));
     assert!(error(int8, sparse(2000, 12, 9)).contains("of a matrix of another shape"));
     assert!(error(int8, sparse(4, 13, 9)).contains("are cut short or damaged"));
+    let bomb = |cols| Packed { cols, ..matrix(int8, 4, 12, sparse(4, 12, 9)) };
+    for cols in [usize::MAX, 1 << 40, 20_000] {
+        let error = Stored::Packed(bomb(cols)).validate().unwrap_err().to_string();
+        assert!(error.contains("are too many for their bytes"), "{error}");
+    }
 }
 
 #[test]
