@@ -4,7 +4,7 @@
 use super::strip::{LANES, Shared, Strip};
 use super::{Curvature, Factor, SolveError};
 use crate::formats::EncodeError;
-use crate::formats::{Grid, GroupFormat, check_area, find, pack_codes};
+use crate::formats::{Grid, GridRule, GroupFormat, check_area, find, pack_codes};
 use crate::{Grouped, Packed};
 
 /// Strips solved together: their errors fit the second-level cache beside a panel of the factor.
@@ -50,7 +50,8 @@ impl Factor {
     /// An unknown format, a wrong length, or the first group (by row, then column) that holds NaN or infinity
     /// or needs a scale beyond f16.
     pub fn solve(&self, format: Grouped, rows: usize, w: &[f32]) -> Result<(Packed, Report), SolveError> {
-        let implementation = find(format)?;
+        let rule = self.options.grid.unwrap_or(GridRule::usual(format));
+        let implementation = find(format, rule)?;
         check_area("w", rows, self.cols, w.len())?;
         let groups = format.row_groups(self.cols);
         let mut solution = Solution { codes: vec![0; w.len()], grids: vec![Grid::default(); rows * groups] };

@@ -219,7 +219,8 @@ fn add_cost(cost: &mut [f64; LANES], value: &Lanes, factor: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::TernaryGrid;
+    use crate::Format;
+    use crate::formats::{GridRule, implementation_of};
     use crate::solve::Options;
 
     #[test]
@@ -231,7 +232,9 @@ mod tests {
             .collect();
         let factor = Factor::new(&gram, cols, Options::default()).unwrap();
         let w: Vec<f32> = (0..3 * LANES * cols).map(noise).collect();
-        let shared = Shared { factor: &factor, format: &TernaryGrid::Optimal, group };
+        let Ok(Format::Grouped(ternary)) = "ternary-g64".parse() else { panic!() };
+        let format = implementation_of(ternary, GridRule::Optimal).unwrap();
+        let shared = Shared { factor: &factor, format, group };
         let strips = || -> Vec<Strip> {
             let load = |w: &[f32]| {
                 let mut strip = Strip::new(&factor, cols.div_ceil(group));

@@ -143,8 +143,13 @@ impl Entropy {
     /// Decodes all rows.
     ///
     /// # Errors
-    /// The first row of what no encoder writes for a matrix of that shape with codes below `levels`, and why.
-    pub(super) fn check(&self, rows: usize, cols: usize, levels: usize) -> Result<(), (usize, &'static str)> {
+    /// The first row of what no encoder writes for a matrix of that shape with such codes as the format has, and why.
+    pub(super) fn check(
+        &self,
+        rows: usize,
+        cols: usize,
+        has: impl Fn(u8) -> bool,
+    ) -> Result<(), (usize, &'static str)> {
         let Header { frequencies, rows: of_run, .. } = &self.header;
         if rows.div_ceil(*of_run) != self.ends.len() || cols == 0 {
             return Err((0, "are those of a matrix of another shape"));
@@ -152,7 +157,7 @@ impl Entropy {
         if !rows.checked_mul(cols).is_some_and(|codes| holds(codes, self.bytes.len())) {
             return Err((0, "are too many for their bytes"));
         }
-        if frequencies.end() > levels {
+        if frequencies.codes().any(|code| !has(code)) {
             return Err((0, "are others than the format has"));
         }
         let decoder = Decoder::new(frequencies);
