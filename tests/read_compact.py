@@ -139,7 +139,10 @@ def decode(take, name, shape, fmt):
     codes = unpack(take, name, rows, cols, bits, match[1] == "ternary").astype(np.float32)
 
     def per_weight(part):
-        numbers = take(f"{name}.{part}", "F16", groups).astype(np.float32)
+        # One scale may stand for all, where there are no offsets.
+        one = part == "scales" and (match[1] == "ternary" or match[3]) and take.shape(f"{name}.scales") == [1, 1]
+        numbers = take(f"{name}.{part}", "F16", [1, 1] if one else groups).astype(np.float32)
+        numbers = np.broadcast_to(numbers, groups)
         assert np.isfinite(numbers).all(), f"{name}.{part}: not finite"
         return np.repeat(numbers, group, axis=1)[:, :cols]
 
@@ -212,6 +215,9 @@ class Take:
 
     def has(self, name):
         return name in self.stored
+
+    def shape(self, name):
+        return self.stored[name][1]
 
     def __call__(self, name, dtype, shape):
         """The tensor `name`, which must be of that type and, unless it is None, shape."""

@@ -6,7 +6,6 @@ use crate::manifest::{FORMAT_VERSION, MANIFEST, Manifest};
 use crate::{CheckpointError, Files, Publisher, RawTensor, encode_shard, raw_parts};
 use moepress_model::{ModelSpec, Tensor};
 use moepress_quant::Stored;
-use moepress_quant::codec::Codec;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -61,7 +60,7 @@ impl CompactWriter {
         let mut parts: BTreeMap<String, RawTensor> = BTreeMap::new();
         for (tensor, stored) in tensors {
             if let Stored::Packed(packed) = &stored
-                && packed.codes.codec() != Codec::Fields
+                && packed.stored_bytes() != packed.format.stored_bytes(packed.rows, packed.cols)
             {
                 self.packed.insert(tensor, packed.stored_bytes());
             }

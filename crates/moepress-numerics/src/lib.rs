@@ -5,3 +5,4 @@
 pub mod assignment;
 pub mod knapsack;
 pub mod linalg;
+pub mod ridge;

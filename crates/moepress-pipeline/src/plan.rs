@@ -3,11 +3,11 @@
 use crate::PipelineError;
 use crate::memory::{Load, predict};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
-use moepress_model::{Class, Edit, ModelSpec, Tensor};
+use moepress_model::{Class, Edit, ModelSpec, Tensor, await_inputs};
 use moepress_quant::Format;
 use moepress_quant::codec::Packing;
 use moepress_recipe::{Coverage, Mtp, Recipe, TextSpec};
-use moepress_stages::{Evidence, Stage, assumed, from_recipe};
+use moepress_stages::{Evidence, Stage, assumed, awaited, from_recipe};
 use moepress_stats::{Need, Needs};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,7 +122,7 @@ pub(crate) fn plan_with(
     // A stage that changes routing makes what was measured before it stale.
     let mut stale_after = Vec::new();
     let (mut assigned, mut packs) = (None, false);
-    let (mut unrounded, mut rounding) = (spec.clone(), None);
+    let (mut all, mut rounding) = (first.clone(), None);
     for (index, (stage, recipe_stage)) in stages.iter().zip(&recipe.stages).enumerate() {
         stage.check(&spec)?;
         let (stats, costs) = assumed(&spec, &stage.needs())?;
@@ -139,9 +139,11 @@ pub(crate) fn plan_with(
                 }
                 _ => {}
             }
-            if edit.awaits_inputs() {
-                rounding = Some(index);
-            }
+        }
+        all.extend(edits.iter().cloned());
+        // What waits depends on the edits before: what is fitted anew is rounded after that.
+        if await_inputs(&all)[all.len() - edits.len()..].contains(&true) {
+            rounding = Some(index);
         }
         if (!stage.needs().is_empty() || rounding == Some(index)) && recipe.calibration.is_none() {
             return Err(recipe_stage
@@ -149,8 +151,6 @@ pub(crate) fn plan_with(
                 .into());
         }
         spec = spec.after(&edits)?;
-        let now: Vec<Edit> = edits.into_iter().filter(|edit| !edit.awaits_inputs()).collect();
-        unrounded = unrounded.after(&now)?;
         planned.push(PlannedStage { what: stage.describe(), measures: vec![], after: Sizes::of(&spec) });
     }
     if let Some(index) = assigned {
@@ -170,9 +170,8 @@ pub(crate) fn plan_with(
     if let Some(first) = swept.iter_mut().find(|needs| given && needs.is_some()) {
         *first = None;
     }
-    let waits = |tensor: &Tensor| spec.format(*tensor) != unrounded.format(*tensor);
-    let rounded = spec.tensors().into_iter().filter(waits).collect();
-    let prediction = predict(before, &spec, &load(recipe, &swept, rounding.map(|_| (&unrounded, &rounded))))?;
+    let writing = Writes::new(before, &spec, &all)?;
+    let prediction = predict(before, &spec, &load(recipe, &swept, rounding.map(|_| &writing)))?;
     let plan = Plan {
         family: spec.family.clone(),
         notes: model.notes().iter().cloned().chain(carried).chain(bounds).collect(),
@@ -189,6 +188,38 @@ pub(crate) fn plan_with(
         rounding,
     };
     Ok((plan, stages))
+}
+
+/// What the walk that writes decides.
+pub(crate) struct Writes {
+    /// The model that it reads.
+    pub unrounded: ModelSpec,
+    /// The model with its experts as they were.
+    pub original: ModelSpec,
+    /// Matrices that it rounds.
+    pub rounded: BTreeSet<Tensor>,
+    /// Experts that it fits anew.
+    pub refit: BTreeSet<(usize, usize)>,
+}
+
+impl Writes {
+    /// `after` is `before` after all of `edits`.
+    fn new(before: &ModelSpec, after: &ModelSpec, edits: &[Edit]) -> Result<Self, PipelineError> {
+        let waits = await_inputs(edits);
+        let only = |wanted: &dyn Fn(usize, &Edit) -> bool| {
+            let edits = edits.iter().enumerate().filter(|(at, edit)| wanted(*at, edit));
+            edits.map(|(_, edit)| edit.clone()).collect::<Vec<_>>()
+        };
+        let unrounded = before.after(&only(&|at, _| !waits[at]))?;
+        let original = before.after(&only(&|_, edit| edit.changes_routing()))?;
+        let (mut rounded, mut refit) = (BTreeSet::new(), BTreeSet::new());
+        for layer in 0..after.layers.len() {
+            let waiting = awaited(after, layer, edits)?;
+            rounded.extend(waiting.matrices.keys().map(|&part| Tensor::Layer(layer, part)));
+            refit.extend(waiting.refit.into_iter().map(|expert| (layer, expert)));
+        }
+        Ok(Self { unrounded, original, rounded, refit })
+    }
 }
 
 /// The first edits, and what is said about layers that predict several tokens, where the model has any.
@@ -270,11 +301,7 @@ fn words(needs: &Needs) -> Vec<&'static str> {
 }
 
 /// What a recipe calls for, with sweeps for these needs.
-fn load<'a>(
-    recipe: &Recipe,
-    needs: &'a [Option<Needs>],
-    rounding: Option<(&'a ModelSpec, &'a BTreeSet<Tensor>)>,
-) -> Load<'a> {
+fn load<'a>(recipe: &Recipe, needs: &'a [Option<Needs>], rounding: Option<&'a Writes>) -> Load<'a> {
     let calibrates = rounding.is_some() || needs.iter().any(Option::is_some);
     let calibration = recipe.calibration.as_ref().filter(|_| calibrates);
     Load {
@@ -296,7 +323,11 @@ fn walks(
     rounds: bool,
 ) -> BTreeMap<&'static str, usize> {
     let sweeps: Vec<&Needs> = needs.iter().flatten().collect();
-    let rounding = stages.iter().filter(|stage| !stage.needs().formats.is_empty()).count();
+    let rounding = stages
+        .iter()
+        .map(|stage| stage.needs())
+        .filter(|n| !n.formats.is_empty() || n.ladders.is_some())
+        .count();
     BTreeMap::from([
         ("forward", sweeps.len() + usize::from(rounds)),
         ("backward", sweeps.iter().filter(|needs| needs.backward()).count()),

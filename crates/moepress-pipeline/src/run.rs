@@ -9,7 +9,7 @@ use crate::report::{CalibrationReport, Comparison, Report, Seconds, StageReport,
 use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows};
 use crate::texts::{TextSet, load_texts};
 use crate::write::write;
-use moepress_calibrate::{Means, Spool, rounding_costs, sweep};
+use moepress_calibrate::{Means, Spool, ladders, rounding_costs, sweep};
 use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, peak_memory};
 use moepress_eval::{decode_speed, evaluate};
 use moepress_model::Edit;
@@ -255,10 +255,14 @@ fn decide(
                 measured.last = Some(Sweep { stats: stats.clone(), groups, edits });
             }
         }
-        let costs = match stage.needs() {
-            needs if needs.formats.is_empty() => RoundingCosts::default(),
-            needs => rounding_costs(edited, &stats, &needs, progress)?,
+        let needs = stage.needs();
+        let mut costs = match needs.formats.is_empty() {
+            true => RoundingCosts::default(),
+            false => rounding_costs(edited, &stats, &needs, progress)?,
         };
+        if let Some(need) = &needs.ladders {
+            costs.ladders = ladders(edited, &stats, need, progress)?;
+        }
         seconds.measure += at.elapsed().as_secs_f64();
         if progress.cancelled() {
             return Err(PipelineError::Cancelled);

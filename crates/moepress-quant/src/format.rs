@@ -154,6 +154,11 @@ impl Grouped {
         cols / 8 * self.bits() + (cols % 8 * self.bits()).div_ceil(8)
     }
 
+    /// Bytes of a `rows` × `cols` matrix with codes in bit fields, scales and offsets included.
+    pub const fn stored_bytes(self, rows: usize, cols: usize) -> u64 {
+        Format::Grouped(self).stored_bytes(rows, cols)
+    }
+
     /// Groups of one row of `cols` weights.
     pub const fn row_groups(self, cols: usize) -> usize {
         cols.div_ceil(self.group)

@@ -225,8 +225,16 @@ impl Stored {
 impl Packed {
     /// Bytes it occupies as it is stored, scales and offsets included.
     pub fn stored_bytes(&self) -> u64 {
-        let grids = self.format.scale.bytes() * self.scales.len() + 2 * self.offsets.len();
+        let scales = if self.one_scale() { 1 } else { self.scales.len() };
+        let grids = self.format.scale.bytes() * scales + 2 * self.offsets.len();
         (self.codes.bytes().len() + grids) as u64
+    }
+
+    /// Whether one scale stands for all of them in a file.
+    pub fn one_scale(&self) -> bool {
+        self.offsets.is_empty()
+            && self.scales.windows(2).all(|pair| pair[0] == pair[1])
+            && !self.scales.is_empty()
     }
 
     /// The same matrix with its codes in another codec.

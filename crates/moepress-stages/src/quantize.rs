@@ -10,7 +10,7 @@
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError};
 use crate::targets::{any_grouped, classes, code_names, codec, format, matrices};
-use moepress_model::{Class, Edit, ModelSpec, Solver, Tensor};
+use moepress_model::{Class, Edit, ModelSpec, Solver, Tensor, await_inputs};
 use moepress_quant::Format;
 use moepress_quant::codec::Packing;
 use moepress_recipe::{Params, RecipeError, StageSpec};
@@ -76,6 +76,7 @@ fn describe(solver: Solver, codec: Packing) -> String {
         Solver::Gptq { damp, act_order } => {
             format!("gptq, damp {damp}{}", if act_order { ", act_order" } else { "" })
         }
+        Solver::Within { damp, bytes, .. } => format!("gptq, damp {damp}, within {bytes} bytes"),
     };
     match codec {
         Packing::Fields => solver,
@@ -128,7 +129,7 @@ impl Stage for Quantize {
         let encode =
             |(tensor, format)| Edit::Encode { tensor, format, solver: self.solver, codec: self.codec };
         let edits: Vec<Edit> = targets.into_iter().map(encode).collect();
-        let nearest = edits.iter().filter(|edit| !edit.awaits_inputs()).count();
+        let nearest = await_inputs(&edits).into_iter().filter(|waits| !waits).count();
         let note = match self.solver {
             Solver::Gptq { .. } if nearest > 0 => Some(format!(
                 "quantize: {nearest} matrices outside the layers are rounded to nearest, gptq is for those inside"
@@ -171,11 +172,11 @@ mod tests {
         let all = decided(
             "quantize: {format: int3, solver: gptq, act_order: true, classes: [experts, embeddings]}",
         );
-        assert_eq!(all.edits.iter().filter(|edit| !edit.awaits_inputs()).count(), 1);
+        assert_eq!(await_inputs(&all.edits).iter().filter(|waits| !**waits).count(), 1);
         assert_eq!(all.notes.len(), 1);
         let gptq = Solver::Gptq { damp: 0.01, act_order: true };
         assert!(all.edits.iter().all(|edit| matches!(edit, Edit::Encode { solver, .. } if *solver == gptq)));
-        assert!(decided("quantize: {format: int3}").edits.iter().all(|edit| !edit.awaits_inputs()));
+        assert!(!await_inputs(&decided("quantize: {format: int3}").edits).contains(&true));
         let what = stage("quantize: {format: int3, solver: gptq, damp: 0.1}").describe();
         assert_eq!(what, "quantize gptq, damp 0.1: int3-g64 for experts");
     }

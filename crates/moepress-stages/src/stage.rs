@@ -2,7 +2,7 @@
 
 use crate::coverage::CoverageError;
 use crate::evidence::Evidence;
-use crate::{assign_bits, merge_experts, prune_atoms, prune_experts, quantize};
+use crate::{assign_bits, compensate, compress, merge_experts, prune_atoms, prune_experts, quantize};
 use moepress_model::{Edit, ModelSpec};
 use moepress_recipe::{RecipeError, StageSpec};
 use moepress_stats::{Needs, StatisticsError};
@@ -68,6 +68,8 @@ pub const STAGES: &[(&str, Build)] = &[
     ("merge_experts", merge_experts::build),
     ("prune_experts", prune_experts::build),
     ("prune_atoms", prune_atoms::build),
+    ("compress", compress::build),
+    ("compensate", compensate::build),
     ("assign_bits", assign_bits::build),
     ("quantize", quantize::build),
 ];
@@ -111,6 +113,12 @@ mod tests {
             ("quantize: {format: int4, solver: gptq, damp: 0}", "damp"),
             ("assign_bits: {bpw: 3, bytes: 3MB}", "bpw"),
             ("assign_bits: {formats: [int4]}", "bpw"),
+            ("compress: {ratio: 0.5, bpw: 2}", "not both"),
+            ("compress: {align: 8}", "needs one of `budget`"),
+            ("compress: {ratio: 0}", "ratio"),
+            ("compress: {budget: 1MB, bpw: 2}", "not several"),
+            ("compres: {ratio: 0.5}", "did you mean `compress`?"),
+            ("compensate: {ridge: 1}", "ridge"),
         ] {
             let error = build(stage).err().map(|e| e.to_string()).unwrap_or_default();
             assert!(error.starts_with("r.yaml:4:") && error.contains(wanted), "{stage}: {error}");

@@ -8,10 +8,12 @@
 mod costs;
 mod fit;
 mod follow;
+mod ladders;
 mod names;
 mod needs;
 mod statistics;
 
 pub use costs::RoundingCosts;
+pub use ladders::{LadderNeed, Ladders, RunLadder, salient_runs};
 pub use needs::{Need, Needs};
 pub use statistics::{Key, Of, Quantity, Statistics, StatisticsError};

@@ -1,5 +1,6 @@
 //! What stages ask a sweep to measure.
 
+use crate::ladders::LadderNeed;
 use moepress_quant::Format;
 use std::collections::BTreeSet;
 
@@ -43,18 +44,21 @@ pub struct Needs {
     pub groups: BTreeSet<Need>,
     /// Formats whose rounding cost is wanted for every tensor; asks for [`Need::Fisher`] too.
     pub formats: BTreeSet<Format>,
+    /// Ladders that are wanted; they ask for [`Need::Fisher`], [`Need::Atoms`] and [`Need::Routing`] too.
+    pub ladders: Option<LadderNeed>,
 }
 
 impl Needs {
     /// The needs of these groups.
     pub fn of(groups: impl IntoIterator<Item = Need>) -> Self {
-        Self { groups: groups.into_iter().collect(), formats: BTreeSet::new() }
+        Self { groups: groups.into_iter().collect(), ..Self::default() }
     }
 
     /// Adds the needs of another stage.
     pub fn join(&mut self, other: &Self) {
         self.groups.extend(&other.groups);
         self.formats.extend(&other.formats);
+        self.ladders = self.ladders.take().or_else(|| other.ladders.clone());
     }
 
     /// Whether nothing has to be measured.

@@ -5,7 +5,6 @@ use crate::manifest::{MANIFEST, Manifest};
 use crate::shard::packed_parts;
 use crate::{CheckpointError, Files, RawDtype, Shards, TensorInfo};
 use moepress_model::families::FAMILIES;
-use moepress_quant::codec::Codec;
 use moepress_quant::{Dtype, Format};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -54,10 +53,11 @@ impl Checkpoint {
                     let [rows, cols] = shape[..] else {
                         return Err(shards.bad_tensor(&name, "only a matrix can be in a grouped format"));
                     };
-                    let (codec, parts) = packed_parts(&shards, &name, format, rows, cols)?;
-                    if codec != Codec::Fields {
-                        let lengths = parts.iter().map(|part| shards.info(part).map(TensorInfo::bytes));
-                        spec.packed.insert(tensor, lengths.sum::<Result<_, _>>()?);
+                    let (_, parts) = packed_parts(&shards, &name, format, rows, cols)?;
+                    let lengths = parts.iter().map(|part| shards.info(part).map(TensorInfo::bytes));
+                    let bytes = lengths.sum::<Result<_, _>>()?;
+                    if bytes != format.stored_bytes(rows, cols) {
+                        spec.packed.insert(tensor, bytes);
                     }
                     known.extend(parts);
                 }

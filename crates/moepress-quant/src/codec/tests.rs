@@ -106,7 +106,7 @@ proptest! {
         prop_assert_eq!(best.codec(), Codec::Entropy);
         let bytes = best.bytes();
         let validated = |bytes: Vec<u8>| {
-            let entropy = Entropy::parse(rows, bytes)?;
+            let entropy = Entropy::parse(rows, cols, bytes)?;
             let packed = matrix(format, rows, cols, Codes::Entropy(entropy));
             Stored::Packed(packed.clone()).validate().map(|()| packed)
         };

@@ -150,14 +150,7 @@ fn packed(format: Grouped, rows: usize, cols: usize, codes: Codes, grids: &[Grid
         true => grids.iter().map(|grid| grid.offset_bits()).collect(),
         false => Vec::new(),
     };
-    Packed {
-        format,
-        rows,
-        cols,
-        codes,
-        scales,
-        offsets,
-    }
+    Packed { format, rows, cols, codes, scales, offsets }
 }
 
 pub(crate) fn find(format: Grouped, rule: GridRule) -> Result<&'static dyn GroupFormat, EncodeError> {

@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(Fp4.fit(&[0.45], None).unwrap().scale, 1.0 / 8.0);
         assert_eq!(Fp4.fit(&[0.0], None).unwrap().scale, 2f32.powi(-127));
         assert_eq!(Fp4.fit(&[1e-45], None).unwrap().scale, 2f32.powi(-127));
-        assert_eq!(Fp4.fit(&[f32::MAX], None).unwrap().scale, 2f32.powi(126));
+        assert_eq!(Fp4.fit(&[f32::MAX], None).unwrap().scale, 2f32.powi(125));
         assert_eq!(Fp8.fit(&[-4.0 * MOST, 1.0], None), Ok(Grid { scale: 4.0, offset: 0.0 }));
         for error in [Fp4.fit(&[f32::NAN], None), Fp8.fit(&[f32::NAN], None)] {
             assert_eq!(error, Err(GridError::NotFinite { index: 0 }));

@@ -72,7 +72,7 @@ impl Scale {
     }
 
     /// Whether `value` is a number of this type.
-    pub(super) fn holds(self, value: f32) -> bool {
+    pub(crate) fn holds(self, value: f32) -> bool {
         let bits = self.bits(value);
         self.is_number(bits) && self.value(bits).to_bits() == value.to_bits()
     }
@@ -153,7 +153,7 @@ pub(super) fn step(range: f32, steps: f32) -> Result<f32, GridError> {
 }
 
 /// The position of the first weight that is not finite, as an error.
-pub(super) fn check_finite(w: &[f32]) -> Result<(), GridError> {
+pub(crate) fn check_finite(w: &[f32]) -> Result<(), GridError> {
     if w.iter().fold(true, |all, v| all & v.is_finite()) {
         return Ok(());
     }

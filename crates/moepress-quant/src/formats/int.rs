@@ -1,9 +1,9 @@
 //! Integer codes on an even grid.
 
 use super::grid::{check_finite, floor, nearest, step};
-use super::refine::{descend, least};
+use super::refine::{descend, least, line};
 use super::{Grid, GridError, GroupFormat};
-use crate::{Code, Grouped};
+use crate::Scale;
 
 /// 2^bits levels from the smallest weight to the largest: offset + scale · code.
 ///
@@ -48,7 +48,7 @@ impl GroupFormat for Asymmetric {
             self.between(min + end, max - end).ok()
         };
         let best = least(self, w, weights, LEFT_OUT.filter_map(part));
-        Ok(best.map_or(all, |best| descend(self, stored(self.bits, false), w, weights, best)))
+        Ok(best.map_or(all, |best| descend(self, Scale::F16, w, weights, best)))
     }
 
     #[inline]
@@ -59,6 +59,10 @@ impl GroupFormat for Asymmetric {
     #[inline]
     fn value(&self, code: u8, grid: Grid) -> f32 {
         grid.scale * f32::from(code) + grid.offset
+    }
+
+    fn least_squares(&self, scale: Scale, terms: &mut dyn Iterator<Item = (f64, u8, f64)>) -> Option<Grid> {
+        line(scale, true, terms.map(|(target, code, h)| (target, f64::from(code), h)))
     }
 }
 
@@ -91,7 +95,7 @@ impl GroupFormat for Symmetric {
             least(self, w, weights, LEFT_OUT.filter_map(part))
         };
         Ok(match best {
-            Some(best) if self.optimal => descend(self, stored(self.bits, true), w, weights, best),
+            Some(best) if self.optimal => descend(self, Scale::F16, w, weights, best),
             best => best.map_or(Grid::default(), |(grid, _)| grid),
         })
     }
@@ -105,11 +109,6 @@ impl GroupFormat for Symmetric {
     fn value(&self, code: u8, grid: Grid) -> f32 {
         grid.scale * (f32::from(code) - middle(self.bits))
     }
-}
-
-/// What the grid of `bits` bits is stored as, whatever the group.
-fn stored(bits: u32, symmetric: bool) -> Grouped {
-    Grouped::new(Code::Int(bits as u8), Grouped::ROW, symmetric)
 }
 
 /// The highest code.
@@ -240,7 +239,8 @@ mod tests {
         #[test]
         fn every_code_is_its_own_nearest(scale in 0x0400u16..0x5000, offset in 0x0000u16..0x3c00, minus: bool) {
             for (bits, symmetric, format) in formats() {
-                let mut grid = stored(bits, symmetric).grid(scale, if symmetric { 0 } else { offset });
+                let offset = if symmetric { 0.0 } else { Scale::F16.value(offset) };
+                let mut grid = Grid { scale: Scale::F16.value(scale), offset };
                 grid.offset = if minus { -grid.offset } else { grid.offset };
                 // Levels closer than the f32 numbers around the offset are not distinct.
                 prop_assume!(grid.scale > 1e-3 * grid.offset.abs());

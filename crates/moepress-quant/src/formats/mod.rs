@@ -10,6 +10,7 @@ mod encode;
 mod float;
 mod grid;
 mod int;
+mod ladder;
 pub(crate) mod pack;
 mod refine;
 mod ternary;
@@ -18,7 +19,9 @@ pub use cost::rounding_cost;
 pub use decode::{decode_codes, decode_row};
 pub use encode::{EncodeError, encode_nearest, encode_on, pack_codes};
 pub(crate) use encode::{check_area, find};
+pub(crate) use grid::check_finite;
 pub use grid::{Grid, GridError};
+pub use ladder::{Rung, half_power, ladder};
 
 use crate::{Code, Grouped, Scale};
 use byte_scale::ByteScale;
@@ -46,14 +49,11 @@ pub trait GroupFormat: Sync {
     fn value(&self, code: u8, grid: Grid) -> f32;
 
     /// The grid nearest to that of least Σ h (target − value)² for codes that stay as they are, of terms (target, code,
-    /// h), as `stored` can store it; `None` where there is none.
-    fn least_squares(
-        &self,
-        stored: Grouped,
-        terms: &mut dyn Iterator<Item = (f64, u8, f64)>,
-    ) -> Option<Grid> {
+    /// h), with a scale of that type; `None` where there is none.
+    fn least_squares(&self, scale: Scale, terms: &mut dyn Iterator<Item = (f64, u8, f64)>) -> Option<Grid> {
         let unit = Grid { scale: 1.0, offset: 0.0 };
-        refine::line(stored, terms.map(|(target, code, h)| (target, f64::from(self.value(code, unit)), h)))
+        let level = |(target, code, h)| (target, f64::from(self.value(code, unit)), h);
+        refine::line(scale, false, terms.map(level))
     }
 
     /// [`round`](Self::round) for every weight of a group.

@@ -1,7 +1,7 @@
 //! Choosing among grids by the squared error they leave.
 
 use super::{Grid, GroupFormat};
-use crate::{Grouped, Scale};
+use crate::Scale;
 
 /// Rounds of moving the grid to the weights as they are coded.
 const ROUNDS: usize = 4;
@@ -31,7 +31,7 @@ pub(super) fn least(
 /// least squares for their codes (Lloyd, "Least squares quantization in PCM", 1982).
 pub(super) fn descend(
     format: &impl GroupFormat,
-    stored: Grouped,
+    scale: Scale,
     w: &[f32],
     weights: Option<&[f64]>,
     (mut grid, mut least): (Grid, f64),
@@ -41,7 +41,7 @@ pub(super) fn descend(
         let terms = w.iter().enumerate();
         let mut terms =
             terms.map(|(at, &w)| (f64::from(w), format.round(w, grid), weights.map_or(1.0, |h| h[at])));
-        let Some(next) = format.least_squares(stored, &mut terms) else { break };
+        let Some(next) = format.least_squares(scale, &mut terms) else { break };
         let error = error(format, w, weights, next);
         if error >= least {
             break;
@@ -52,8 +52,12 @@ pub(super) fn descend(
 }
 
 /// The grid with levels scale · level + offset, as it is stored, nearest to that of least Σ h (target − scale · level −
-/// offset)², of terms (target, level, h).
-pub(super) fn line(stored: Grouped, terms: impl Iterator<Item = (f64, f64, f64)>) -> Option<Grid> {
+/// offset)², of terms (target, level, h); without `offsets` the offset is 0.
+pub(super) fn line(
+    scale: Scale,
+    offsets: bool,
+    terms: impl Iterator<Item = (f64, f64, f64)>,
+) -> Option<Grid> {
     let (mut n, mut l, mut t, mut ll, mut lt) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for (target, level, h) in terms {
         n += h;
@@ -62,9 +66,9 @@ pub(super) fn line(stored: Grouped, terms: impl Iterator<Item = (f64, f64, f64)>
         ll += h * level * level;
         lt += h * level * target;
     }
-    let (mean_l, mean_t) = if stored.has_offsets() { (l / n, t / n) } else { (0.0, 0.0) };
-    let scale = (lt - mean_l * mean_t * n) / (ll - mean_l * mean_l * n);
-    let scale = stored.scale.nearest(scale as f32).filter(|&scale| scale != 0.0)?;
+    let (mean_l, mean_t) = if offsets { (l / n, t / n) } else { (0.0, 0.0) };
+    let slope = (lt - mean_l * mean_t * n) / (ll - mean_l * mean_l * n);
+    let scale = scale.nearest(slope as f32).filter(|&scale| scale != 0.0)?;
     // The offset that is best for the scale as stored.
     let offset = Scale::F16.nearest((mean_t - f64::from(scale) * mean_l) as f32)?;
     Some(Grid { scale, offset })
@@ -78,22 +82,17 @@ pub(super) fn some_count(weights: Option<&[f64]>) -> Option<&[f64]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Format;
+    use Scale::{F16, Ue5m3};
 
     #[test]
     fn least_squares_is_exact_on_a_line() {
-        let stored = |name: &str| match name.parse() {
-            Ok(Format::Grouped(format)) => format,
-            other => panic!("{name}: {other:?}"),
-        };
         let terms =
             |of: fn(f64) -> f64| [0.0, 1.0, 2.0, 3.0, 1.0].map(|level| (of(level), level, 2.0)).into_iter();
-        let (both, scale) = (stored("int4-row"), stored("int4-sym-row"));
-        assert_eq!(line(both, terms(|l| 0.5 * l - 2.0)), Some(Grid { scale: 0.5, offset: -2.0 }));
-        assert_eq!(line(scale, terms(|l| 0.25 * l)), Some(Grid { scale: 0.25, offset: 0.0 }));
-        assert_eq!(line(both, [(1.0, 3.0, 1.0), (2.0, 3.0, 1.0)].into_iter()), None, "one level");
-        assert_eq!(line(both, [(1.0, 1.0, 0.0), (2.0, 2.0, 0.0)].into_iter()), None, "none counts");
-        assert_eq!(line(scale, [(1e9, 1.0, 1.0)].into_iter()), None, "beyond f16");
-        assert_eq!(line(stored("int4-sym-row-ue5m3"), terms(|l| -l)), None, "no sign");
+        assert_eq!(line(F16, true, terms(|l| 0.5 * l - 2.0)), Some(Grid { scale: 0.5, offset: -2.0 }));
+        assert_eq!(line(F16, false, terms(|l| 0.25 * l)), Some(Grid { scale: 0.25, offset: 0.0 }));
+        assert_eq!(line(F16, true, [(1.0, 3.0, 1.0), (2.0, 3.0, 1.0)].into_iter()), None, "one level");
+        assert_eq!(line(F16, true, [(1.0, 1.0, 0.0), (2.0, 2.0, 0.0)].into_iter()), None, "none counts");
+        assert_eq!(line(F16, false, [(1e9, 1.0, 1.0)].into_iter()), None, "beyond f16");
+        assert_eq!(line(Ue5m3, false, terms(|l| -l)), None, "no sign");
     }
 }

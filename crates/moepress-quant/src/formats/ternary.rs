@@ -4,7 +4,7 @@
 use super::grid::{check_finite, nearest};
 use super::refine::some_count;
 use super::{Grid, GridError, GroupFormat};
-use crate::{Grouped, Scale};
+use crate::Scale;
 
 /// Levels −a, 0, a: the grid's scale is a.
 pub(super) enum Symmetric {
@@ -73,11 +73,7 @@ impl GroupFormat for Asymmetric {
     }
 
     /// The two levels are means of their own weights.
-    fn least_squares(
-        &self,
-        stored: Grouped,
-        terms: &mut dyn Iterator<Item = (f64, u8, f64)>,
-    ) -> Option<Grid> {
+    fn least_squares(&self, scale: Scale, terms: &mut dyn Iterator<Item = (f64, u8, f64)>) -> Option<Grid> {
         let mut sums = [(0.0, 0.0); 3];
         for (target, code, h) in terms {
             if let Some((sum, mass)) = sums.get_mut(usize::from(code)) {
@@ -85,7 +81,7 @@ impl GroupFormat for Asymmetric {
             }
         }
         let [_, above, below] = sums.map(|(sum, mass)| if mass > 0.0 { sum / mass } else { 0.0 });
-        let scale = stored.scale.nearest(above.max(0.0) as f32)?;
+        let scale = scale.nearest(above.max(0.0) as f32)?;
         Some(Grid { scale, offset: Scale::F16.nearest(below.min(0.0) as f32)? })
     }
 }

@@ -6,7 +6,7 @@
 //! of least squares for W − E. The paper moves the zero point only; here the scale moves as well.
 
 use crate::formats::{EncodeError, Grid, GridRule, GroupFormat, check_area, find, pack_codes};
-use crate::{Grouped, Packed};
+use crate::{Grouped, Packed, Scale};
 use rayon::prelude::*;
 
 /// p of the norm, the paper's.
@@ -76,7 +76,7 @@ fn search_row(
         let col = at * format.group;
         let first = implementation.fit(w, None);
         let first = first.map_err(|source| EncodeError::Grid { row, col, source })?;
-        let (best, error, error_nearest) = search(implementation, format, w, first);
+        let (best, error, error_nearest) = search(implementation, format.scale, w, first);
         *grid = best;
         implementation.round_group(w, best, codes);
         sum.error += error;
@@ -86,7 +86,7 @@ fn search_row(
 }
 
 /// The best grid met, its error, and that of `first`.
-fn search(format: &dyn GroupFormat, stored: Grouped, w: &[f32], first: Grid) -> (Grid, f64, f64) {
+fn search(format: &dyn GroupFormat, scale: Scale, w: &[f32], first: Grid) -> (Grid, f64, f64) {
     let (mut codes, mut values) = (vec![0; w.len()], vec![0.0; w.len()]);
     let step = f64::from(first.scale.abs());
     let (mut grid, mut best, mut least, mut error_nearest) = (first, first, f64::INFINITY, 0.0);
@@ -109,7 +109,7 @@ fn search(format: &dyn GroupFormat, stored: Grouped, w: &[f32], first: Grid) -> 
             (f64::from(w) - step * shrink(error / step, stiffness), code, 1.0)
         });
         // Beyond what can be stored, or with all weights on one level, there is nowhere to go.
-        let next = format.least_squares(stored, &mut targets);
+        let next = format.least_squares(scale, &mut targets);
         let Some(next) = next.filter(|next| *next != grid) else { break };
         grid = next;
         stiffness *= GROWTH;

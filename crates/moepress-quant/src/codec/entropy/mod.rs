@@ -67,6 +67,8 @@ impl Plan {
     }
 }
 
+const TOO_MANY: &str = "are too many for their bytes";
+
 /// Whether that many codes may be so few bytes.
 fn holds(codes: usize, bytes: usize) -> bool {
     codes.div_ceil(DENSEST) <= bytes
@@ -97,13 +99,18 @@ impl Entropy {
         (end < most && holds(codes.len(), end)).then_some(end)
     }
 
-    /// Takes bytes for the codes of a matrix of that many rows. What the rows hold, and how long they are, is left to
+    /// Takes bytes for the codes of a matrix of that shape. What the rows hold is left to
     /// [`Stored::validate`](crate::Stored::validate).
     ///
     /// # Errors
-    /// What is wrong with them.
-    pub fn parse(rows: usize, bytes: Vec<u8>) -> Result<Self, StoredError> {
-        let parsed = Header::read(&bytes, rows).map_err(|reason| StoredError::Codes { row: 0, reason })?;
+    /// What is wrong with them. Where there is nothing, a matrix of that shape can be held in memory: it has at most 1024
+    /// codes a byte.
+    pub fn parse(rows: usize, cols: usize, bytes: Vec<u8>) -> Result<Self, StoredError> {
+        let wrong = |reason| StoredError::Codes { row: 0, reason };
+        if !rows.checked_mul(cols).is_some_and(|codes| holds(codes, bytes.len())) {
+            return Err(wrong(TOO_MANY));
+        }
+        let parsed = Header::read(&bytes, rows).map_err(wrong)?;
         let (header, ends, start) = parsed;
         Ok(Self { bytes, header, start, ends })
     }
@@ -155,7 +162,7 @@ impl Entropy {
             return Err((0, "are those of a matrix of another shape"));
         }
         if !rows.checked_mul(cols).is_some_and(|codes| holds(codes, self.bytes.len())) {
-            return Err((0, "are too many for their bytes"));
+            return Err((0, TOO_MANY));
         }
         if frequencies.codes().any(|code| !has(code)) {
             return Err((0, "are others than the format has"));
