@@ -221,8 +221,8 @@ fn add_cost(cost: &mut [f64; LANES], value: &Lanes, factor: f64) {
 mod tests {
     use super::*;
     use crate::formats::implementation;
-    use crate::{Code, Grouped};
     use crate::solve::Options;
+    use crate::{Code, Grouped};
 
     #[test]
     fn vectors_of_any_width_give_the_same_bits() {
