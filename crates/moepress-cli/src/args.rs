@@ -1,6 +1,6 @@
 //! The words of the command line.
 
-use crate::commands::{eval, generate, inspect, logits, plan, run, stats};
+use crate::commands::{eval, generate, inspect, logits, plan, report, run, stats};
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -42,6 +42,7 @@ pub enum Command {
     Stats(stats::Args),
     Inspect(inspect::Args),
     Eval(eval::Args),
+    Report(report::Args),
     Generate(generate::Args),
     Logits(logits::Args),
 }

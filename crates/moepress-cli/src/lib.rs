@@ -5,7 +5,6 @@
 mod args;
 mod commands;
 mod failure;
-mod gate;
 mod interrupt;
 mod new_file;
 mod output;
@@ -47,6 +46,7 @@ fn run(args: Args, context: &Context) -> Result<Ending, Failure> {
         args::Command::Stats(args) => args.run(context),
         args::Command::Inspect(args) => args.run(context),
         args::Command::Eval(args) => args.run(context),
+        args::Command::Report(args) => args.run(context),
         args::Command::Generate(args) => args.run(context),
         args::Command::Logits(args) => args.run(context),
     }

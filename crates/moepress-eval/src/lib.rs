@@ -7,7 +7,7 @@ mod likelihood;
 mod score;
 mod speed;
 
-pub use distance::{Divergence, Histogram};
+pub use distance::{Divergence, Histogram, Increase};
 pub use error::EvalError;
 pub use evaluate::{Evaluation, Overall, Text, TextScore, evaluate};
 pub use likelihood::Likelihood;

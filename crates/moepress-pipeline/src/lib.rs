@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+mod clock;
 mod edited;
 mod error;
 mod layers;
@@ -17,11 +18,15 @@ mod stats;
 mod texts;
 mod write;
 
+pub use clock::Clock;
 pub use edited::Edited;
 pub use error::PipelineError;
 pub use layers::{ExpertReport, LayerReport};
 pub use plan::{Plan, PlannedStage, SizeOf, Sizes, plan};
-pub use report::{CalibrationReport, Comparison, Report, Seconds, StageReport, UnderMeasuredReport};
-pub use run::{Outcome, Render, Run, run};
+pub use report::{
+    CalibrationReport, Comparison, LossReport, PhaseReport, Report, SCHEMA_VERSION, Seconds, StageReport,
+    UnderMeasuredReport, Verdict,
+};
+pub use run::{Judge, Outcome, Render, Run, run};
 pub use stats::{Measure, Shard, StatisticsFile, StatisticsHeader, measure, merge};
 pub use texts::{TextReport, TextSet, TextsReport, load_texts};

@@ -174,7 +174,7 @@ impl Params {
     }
 
     /// A list of at least one text.
-    fn texts(&self, key: &str) -> Result<Vec<String>, RecipeError> {
+    pub(crate) fn texts(&self, key: &str) -> Result<Vec<String>, RecipeError> {
         let list = self.list(key)?;
         if list.is_empty() {
             return Err(self.error(key, "is empty"));

@@ -15,8 +15,8 @@ use crate::source::Source;
 use crate::texts::TextSpec;
 use crate::tree;
 
-pub(crate) const KEYS: [&str; 8] =
-    ["version", "model", "mtp", "calibration", "limits", "stages", "evaluate", "output"];
+pub(crate) const KEYS: [&str; 9] =
+    ["version", "model", "mtp", "calibration", "limits", "stages", "evaluate", "gates", "output"];
 
 /// What a user wants done to which model; everything is checked but the parameters of the stages.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub struct Recipe {
     pub stages: Vec<StageSpec>,
     /// The text that the result is compared with the original on.
     pub evaluate: Option<TextSpec>,
+    /// Conditions under which the result is not good enough; no part of what comes out.
+    pub gates: Gates,
     /// Where to write, relative to the current directory; `--out` goes before it.
     pub output: Option<PathBuf>,
     resolved: String,
@@ -62,6 +64,15 @@ pub enum Mtp {
 pub struct Limits {
     /// Most resident memory of the process, in bytes.
     pub memory: Option<u64>,
+}
+
+/// Conditions under which a result is not good enough.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gates {
+    /// The conditions as written; what they mean is checked by whoever judges them.
+    pub fail_if: Vec<String>,
+    /// A stored report that they compare with.
+    pub baseline: Option<PathBuf>,
 }
 
 /// One stage, not yet matched with what stages there are.
@@ -156,6 +167,14 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         .collect::<Result<Vec<_>, _>>()?;
     let evaluate = top.mapping("evaluate")?;
     let evaluate = evaluate.map(|p| TextSpec::read(&p, true, folder, &["protocol", "stride"])).transpose()?;
+    let gates = match top.mapping("gates")? {
+        None => Gates::default(),
+        Some(params) => {
+            params.only(&["fail_if", "baseline"])?;
+            let baseline = if params.has("baseline") { Some(params.text("baseline", None)?) } else { None };
+            Gates { fail_if: params.texts("fail_if")?, baseline: baseline.map(|path| folder.join(path)) }
+        }
+    };
     let output = if top.has("output") { Some(top.text("output", None)?.into()) } else { None };
 
     let mut resolved = Mapping::new();
@@ -183,6 +202,7 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         coverage,
         stages,
         evaluate: evaluate.map(|(texts, _)| texts),
+        gates,
         output,
         resolved,
         top: top.clone(),

@@ -1,12 +1,15 @@
 //! The commands, one file each: arguments, help, work.
 
 pub mod eval;
+pub mod gates;
 pub mod generate;
 pub mod inspect;
 pub mod logits;
 mod model;
 pub mod plan;
 mod recipe;
+pub mod report;
+mod report_file;
 pub mod run;
 pub mod stats;
 

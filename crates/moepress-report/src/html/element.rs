@@ -28,6 +28,11 @@ pub(super) fn figure(graphic: &str, caption: &str) -> String {
     format!("<figure>\n{graphic}<figcaption>{}</figcaption>\n</figure>\n", escape(caption))
 }
 
+/// What a reader may want to open.
+pub(super) fn folded(summary: &str, body: &str) -> String {
+    format!("<details>\n<summary>{}</summary>\n{body}</details>\n", escape(summary))
+}
+
 pub(super) fn definitions(rows: &[(&str, String)]) -> String {
     let rows =
         rows.iter().map(|(name, value)| format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value)));
