@@ -250,6 +250,8 @@ fn decide(
     let mut stats = Statistics::default();
     let mut measured = Measured::default();
     for (stage, needs) in stages.iter().zip(&plan.needs) {
+        let name = stage.describe();
+        let name = name.split(':').next().unwrap_or_default();
         if let (Some(needs), Some(set)) = (needs, &texts.calibration) {
             let given = texts.given.as_ref().filter(|_| measured.calibration.is_none());
             stats = match given {
@@ -272,7 +274,7 @@ fn decide(
             needs if needs.formats.is_empty() => RoundingCosts::default(),
             needs => rounding_costs(edited, &stats, &needs, progress)?,
         };
-        measured.seconds[0] += clock.lap(format!("measure for {}", stage.describe()));
+        measured.seconds[0] += clock.lap(format!("measure for {name}"));
         if progress.cancelled() {
             return Err(PipelineError::Cancelled);
         }
@@ -281,7 +283,7 @@ fn decide(
         decision.edits.iter().for_each(|edit| stats.follow(edit));
         let edits = decision.edits.len();
         edited.push(decision.edits)?;
-        measured.seconds[1] += clock.lap(format!("decide {}", stage.describe()));
+        measured.seconds[1] += clock.lap(format!("decide {name}"));
         let after = Sizes::of(edited.spec());
         measured.stages.push(StageReport { what: stage.describe(), edits, notes: decision.notes, after });
     }

@@ -83,7 +83,7 @@ mod tests {
     fn figures_and_lines_that_differ() {
         let a = serde_json::to_value(sample::plain()).unwrap();
         let mut b = serde_json::to_value(sample::evaluated()).unwrap();
-        b["after"]["total"]["bytes"] = 1_599_000.into();
+        b["after"]["bytes"] = 1_599_000.into();
         b["recipe"] = "version: 1\nmodel: other\n".into();
         let changed = difference(&a, &b);
         let find = |name: &str| changed.metrics.iter().find(|metric| metric.name == name).unwrap();

@@ -187,6 +187,7 @@ fn experts(report: &Report) -> String {
     }
     let note = "One row is one layer, one cell is one expert of the original: the fuller its colour, the more; an outline \
                 where there is nothing: an expert that was removed or emptied, or that no calibration token reached. \
+                Tokens are calibration tokens, over the mean of their layer. \
                 Experts that were merged count an equal part of what they share.";
     section(
         "What is left of the experts",
@@ -211,7 +212,7 @@ fn stages(report: &Report) -> String {
         };
         let (size, bpw) = (bytes(stage.after.total.bytes), fixed(stage.after.bpw, 2));
         items += &format!(
-            "<li><p><strong>{}</strong></p>\n<p>{}: {edits}, then {size} at {bpw} bits per weight</p>\n",
+            "<li><p><strong>{}</strong></p>\n<p>Here {}: {edits}, then {size} at {bpw} bits per weight</p>\n",
             escape(&stage.what),
             explained(&stage.what)
         );
@@ -266,8 +267,11 @@ fn resources(report: &Report) -> String {
         let peak = phase.peak_memory_bytes.map_or(String::new(), |peak| format!(", up to {}", memory(peak)));
         (phase.what.clone(), phase.seconds, seconds(phase.seconds) + &peak)
     };
-    let chart = bars("Wall time of every phase", report.phases.iter().map(bar).collect());
-    let note = "Wall time of every phase, and the largest resident memory from the start to its end.";
+    // Those that take no time are in the other reports.
+    let shown = report.phases.iter().filter(|phase| phase.seconds >= report.seconds.total / 500.0);
+    let chart = bars("Wall time of every phase", shown.map(bar).collect());
+    let note =
+        "Wall time of every phase that took any, and the largest resident memory from the start to its end.";
     let figure = if report.phases.is_empty() { String::new() } else { figure(&chart, note) };
     section("Time and memory", &(figure + &definitions(&tables::resources(report))))
 }

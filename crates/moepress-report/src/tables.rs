@@ -91,7 +91,7 @@ pub(crate) fn perplexity(comparison: &Comparison) -> Table {
         texts.chain([evaluation.overall.by_token, evaluation.overall.likelihood]).collect::<Vec<_>>()
     };
     let names = compact.texts.iter().map(|text| text.name.as_str());
-    let names = names.chain(["all tokens, each counting the same", "all texts, each counting the same"]);
+    let names = names.chain(["all tokens alike", "all texts alike"]);
     let both =
         |l: Likelihood| [format!("{} ± {}", fixed(l.nll, 4), fixed(l.stderr, 4)), fixed(l.bits_per_byte, 3)];
     let originals: Vec<Option<Likelihood>> = match original {
@@ -330,7 +330,7 @@ pub fn protocol_in_words(sampling: &TextsReport) -> String {
         ("document", "llama.cpp") => "the beginning-of-sequence token as the first of each".to_owned(),
         (place, _) => format!("the beginning-of-sequence token before every {place}"),
     };
-    format!("protocol {protocol}: {cut}; {bos}")
+    format!("Protocol {protocol}: {cut}; {bos}")
 }
 
 /// Which windows were taken of every file, and what is before them.

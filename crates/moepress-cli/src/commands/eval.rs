@@ -93,7 +93,7 @@ impl Args {
         let publisher = self.report.as_ref().map(|dir| Publisher::new(&context.files, dir)).transpose()?;
         let gates = self.gates.clone().open(context, None, available, &models)?;
         self.threads.start()?;
-        let progress = Shown::new(&context.interrupt);
+        let progress = Shown::new(context);
         let checkpoint = model::open(context, &self.path)?;
         let against = self.against.as_ref().map(|path| model::open(context, path)).transpose()?;
         let tokenizer = model::tokenizer(context, &checkpoint)?;

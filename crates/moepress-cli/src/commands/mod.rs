@@ -3,6 +3,7 @@
 pub mod eval;
 pub mod gates;
 pub mod generate;
+pub mod init;
 pub mod inspect;
 pub mod logits;
 mod model;
@@ -13,6 +14,7 @@ mod report_file;
 pub mod run;
 pub mod stats;
 
+use crate::events::Events;
 use crate::interrupt::Interrupt;
 use moepress_checkpoint::Files;
 use std::sync::Arc;
@@ -21,6 +23,8 @@ use std::sync::Arc;
 pub struct Context {
     pub files: Arc<dyn Files>,
     pub interrupt: Interrupt,
+    /// Where progress goes beside stderr.
+    pub events: Option<Events>,
 }
 
 /// How a command ended whose results are complete.

@@ -87,7 +87,7 @@ impl Args {
         self.threads.start()?;
         let statistics = self.statistics.map(|file| NewFile::claim(&context.files, &file)).transpose()?;
 
-        let progress = Shown::new(&context.interrupt);
+        let progress = Shown::new(context);
         let job = Run {
             files: &context.files,
             recipe: &recipe,

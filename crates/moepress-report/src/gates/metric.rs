@@ -127,14 +127,14 @@ pub const METRICS: [Metric; 25] = [
         "divergence/delta_p_stderr",
     ),
     distance("delta_p_rms", "root mean square of that change", "divergence/delta_p_rms", ""),
-    size("size_bytes", "bytes of all tensors", "/after/total/bytes", "/before/total/bytes"),
-    size("weights", "number of weights", "/after/total/weights", "/before/total/weights"),
+    size("size_bytes", "bytes of all tensors", "/after/bytes", "/before/bytes"),
+    size("weights", "number of weights", "/after/weights", "/before/weights"),
     size("bpw", "bits per weight, everything counted", "/after/bpw", "/before/bpw"),
     metric(
         "size_ratio",
         "bytes over the original's",
         Needs::OriginalSize,
-        At::Ratio("/after/total/bytes", "/before/total/bytes"),
+        At::Ratio("/after/bytes", "/before/bytes"),
     ),
     metric(
         "coverage",

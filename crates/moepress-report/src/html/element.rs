@@ -54,6 +54,8 @@ pub(super) fn table(table: &Table) -> String {
 fn row(cells: &[String]) -> String {
     let cell = |(index, cell): (usize, &String)| match (index, cell.strip_prefix('-')) {
         (0, _) => format!("<th scope=\"row\">{}</th>", escape(cell)),
+        (_, _) if cell == "failed" => "<td class=\"failed\">✗ failed</td>".to_owned(),
+        (_, _) if cell == "passed" => "<td class=\"passed\">✓ passed</td>".to_owned(),
         (_, Some("")) => "<td>–</td>".to_owned(),
         // A minus is as wide as a plus.
         (_, Some(number)) => format!("<td>−{}</td>", escape(number)),

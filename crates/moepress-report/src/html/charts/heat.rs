@@ -22,7 +22,6 @@ struct Map<'a> {
 pub(in crate::html) fn heat_maps(layers: &[LayerReport]) -> String {
     let experts = || layers.iter().flat_map(|layer| &layer.experts);
     let widest = experts().map(|expert| expert.bpw).fold(f64::MIN_POSITIVE, f64::max);
-    let left = |expert: &ExpertReport| (expert.kept() > 0.0).then_some(expert);
     let kept = Map {
         title: "atoms left",
         ends: ["few".to_owned(), "all".to_owned()],
@@ -38,13 +37,17 @@ pub(in crate::html) fn heat_maps(layers: &[LayerReport]) -> String {
     let busiest = busiest.fold(1.0, f64::max);
     let used = Map {
         title: "tokens routed to it",
-        ends: ["none".to_owned(), format!("{}× its layer's mean", fixed(busiest, 1))],
+        ends: ["none".to_owned(), format!("{}× the mean", fixed(busiest, 1))],
         shade: &|layer, expert| load(layer, expert).filter(|&load| load > 0.0).map(|load| load / busiest),
     };
     let measured = experts().any(|expert| expert.tokens.is_some());
     let maps = [Some(kept), Some(bits), measured.then_some(used)];
     let drawn: String = maps.into_iter().flatten().map(|map| draw(&map, layers)).collect();
     format!("<div class=\"maps\">\n{drawn}</div>\n")
+}
+
+fn left(expert: &ExpertReport) -> Option<&ExpertReport> {
+    (expert.kept() > 0.0).then_some(expert)
 }
 
 /// Tokens of an expert over the mean of its layer.
