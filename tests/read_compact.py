@@ -126,7 +126,7 @@ def attention(a, hidden):
 
 
 def decode(take, name, shape, fmt):
-    """The tensor as f32; `take(name, dtype, shape)` hands over the parts it is stored as."""
+    """The tensor as f32; `take` hands over the parts it is stored as."""
     if fmt in ("bf16", "f16", "f32"):
         values = take(name, fmt.upper(), shape)
         values = (values.astype(np.uint32) << 16).view(np.float32) if fmt == "bf16" else values.astype(np.float32)
@@ -136,22 +136,93 @@ def decode(take, name, shape, fmt):
     assert match and len(shape) == 2, f"{name}: format {fmt}"
     (rows, cols), bits, group = shape, int(match[2] or 2), int(match[5] or max(shape[1], 1))
     groups = [rows, math.ceil(cols / group)]
-    packed = take(f"{name}.codes", "U8", [rows, math.ceil(cols * bits / 8)])
-    stream = np.unpackbits(packed, axis=1, bitorder="little")
-    codes = stream[:, : cols * bits].reshape(rows, cols, bits) @ (1 << np.arange(bits))
-    codes = codes.astype(np.float32)
+    codes = unpack(take, name, rows, cols, bits, match[1] == "ternary").astype(np.float32)
 
     def per_weight(part):
-        numbers = take(f"{name}.{part}", "F16", groups).astype(np.float32)
+        # One scale may stand for all, where there are no offsets.
+        one = part == "scales" and (match[1] == "ternary" or match[3]) and take.shape(f"{name}.scales") == [1, 1]
+        numbers = take(f"{name}.{part}", "F16", [1, 1] if one else groups).astype(np.float32)
+        numbers = np.broadcast_to(numbers, groups)
         assert np.isfinite(numbers).all(), f"{name}.{part}: not finite"
         return np.repeat(numbers, group, axis=1)[:, :cols]
 
     if match[1] == "ternary":
-        assert not (stream[:, 0::2] & stream[:, 1::2]).any(), f"{name}: code 3"
         return per_weight("scales") * np.array([0, 1, -1], np.float32)[codes.astype(int)]
     if match[3]:
         return per_weight("scales") * (codes - np.float32(2 ** (bits - 1)))
     return per_weight("scales") * codes + per_weight("offsets")
+
+
+def unpack(take, name, rows, cols, bits, ternary):
+    """The codes [rows, cols], from whichever codec they are in."""
+    levels = 3 if ternary else 1 << bits
+    if ternary and take.has(f"{name}.trits"):
+        packed = take(f"{name}.trits", "U8", [rows, math.ceil(cols / 5)])
+        assert (packed < 243).all(), f"{name}: no trits"
+        return (packed[:, :, None] // 3 ** np.arange(5) % 3).reshape(rows, -1)[:, :cols]
+    if take.has(f"{name}.entropy"):
+        return entropy(take(f"{name}.entropy", "U8", None), name, rows, cols, levels)
+    packed = take(f"{name}.codes", "U8", [rows, math.ceil(cols * bits / 8)])
+    stream = np.unpackbits(packed, axis=1, bitorder="little")
+    assert not ternary or not (stream[:, 0::2] & stream[:, 1::2]).any(), f"{name}: code 3"
+    return stream[:, : cols * bits].reshape(rows, cols, bits) @ (1 << np.arange(bits))
+
+
+def entropy(data, name, rows, cols, levels):
+    """The codes of an entropy-coded matrix: all runs at once, a code of each at a time."""
+    (widths, r, low, high), at, shortest = data[:4].tolist(), 4, 0
+    k, w = widths & 15, widths >> 4
+    assert 1 <= k <= 12 and low <= high < levels, f"{name}: header"
+    for place in range(5):
+        byte, at = int(data[at]), at + 1
+        shortest |= (byte & 127) << 7 * place
+        if byte < 128:
+            break
+    runs = -(-rows // (1 << r))
+    counts = (high - low) * k, runs * w
+    stream = np.unpackbits(data[at : at + math.ceil(sum(counts) / 8)], bitorder="little")[: sum(counts)].astype(np.int64)
+    frequencies = stream[: counts[0]].reshape(high - low, k) @ (1 << np.arange(k))
+    frequencies = np.append(frequencies, (1 << k) - frequencies.sum())
+    assert frequencies[-1] > 0, f"{name}: frequencies"
+    lengths = shortest + stream[counts[0] :].reshape(runs, w) @ (1 << np.arange(w))
+    ends = at + math.ceil(sum(counts) / 8) + np.cumsum(lengths)
+    assert ends[-1] == len(data), f"{name}: runs"
+    code_of = np.repeat(np.arange(len(frequencies)), frequencies)
+    before = np.cumsum(frequencies) - frequencies
+    next_byte, x = ends - lengths, np.zeros(runs, np.int64)
+    assert (data[next_byte[lengths > 0]] > 0).all(), f"{name}: a run begins with 0"
+    out = np.zeros((runs, cols << r), np.int64)
+    left = np.minimum(rows - (np.arange(runs) << r), 1 << r) * cols
+    for step in range(cols << r):
+        live = step < left
+        while (more := live & (x < 1 << 23) & (next_byte < ends)).any():
+            x[more] = x[more] << 8 | data[next_byte[more]]
+            next_byte[more] += 1
+        slot = x & (1 << k) - 1
+        code = code_of[slot]
+        x = np.where(live, frequencies[code] * (x >> k) + slot - before[code], x)
+        out[:, step] = low + code
+    assert not x.any() and (next_byte == ends).all(), f"{name}: cut short or damaged"
+    return out.reshape(runs << r, cols)[:rows]
+
+
+class Take:
+    """Hands over the stored tensors one by one."""
+
+    def __init__(self, stored):
+        self.stored = stored
+
+    def has(self, name):
+        return name in self.stored
+
+    def shape(self, name):
+        return self.stored[name][1]
+
+    def __call__(self, name, dtype, shape):
+        """The tensor `name`, which must be of that type and, unless it is None, shape."""
+        found, at, data = self.stored.pop(name)
+        assert found == dtype and at == (shape or [len(data)]), f"{name}: {found} {at}"
+        return np.frombuffer(data, np.dtype(DTYPES[dtype]).newbyteorder("<")).reshape(at)
 
 
 def main(directory, out=None):
@@ -170,14 +241,10 @@ def main(directory, out=None):
             stored[name] = tensor
     assert stored.keys() == weight_map.keys(), "the index names tensors that are not there"
 
-    def take(name, dtype, shape):
-        *found, data = stored.pop(name)
-        assert found == [dtype, shape], f"{name}: {found}"
-        return np.frombuffer(data, np.dtype(DTYPES[dtype]).newbyteorder("<")).reshape(shape)
-
     for name, wanted in manifest["model"]["carried"].items():
         dtype, shape, data = stored.pop(name)
         assert wanted == {"dtype": dtype, "shape": shape, "bytes": len(data)}, f"{name}: carried as another"
+    take = Take(stored)
     tensors = {name: decode(take, name, shape, fmt) for name, shape, fmt in expected(manifest["model"])}
     assert not stored, f"not part of the model: {sorted(stored)}"
     if out:

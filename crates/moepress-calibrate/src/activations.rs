@@ -13,6 +13,8 @@ pub(crate) enum Slot {
     Boundary(usize),
     /// Hidden states after attention.
     Attended,
+    /// The experts that tokens were routed to in a layer.
+    Choices(usize),
     /// What the experts so far add to them.
     Sum(bool),
     /// Gradient of the loss in the hidden states after a layer.

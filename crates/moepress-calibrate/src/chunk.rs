@@ -1,5 +1,7 @@
 //! How windows are cut into the chunks that a sweep works on.
 
+use crate::windows::Windows;
+
 /// Tokens of a chunk, at least: enough for matrix products to be efficient with 16 experts.
 const TOKENS: usize = 1024;
 
@@ -14,6 +16,8 @@ pub(crate) struct Chunk {
     pub ids: Vec<u32>,
     pub batch: usize,
     window: usize,
+    /// The text of every window.
+    texts: Vec<usize>,
 }
 
 /// Rows of a chunk that predict, and what they should predict.
@@ -24,10 +28,26 @@ pub(crate) struct Predicting {
 
 impl Chunk {
     /// The chunks of windows of one length.
-    pub fn cut(windows: &[Vec<u32>]) -> Vec<Self> {
-        let window = windows.first().map_or(0, Vec::len);
-        let chunk = |windows: &[Vec<u32>]| Self { ids: windows.concat(), batch: windows.len(), window };
-        windows.chunks(windows_per_chunk(window)).map(chunk).collect()
+    pub fn cut(windows: &Windows<'_>) -> Vec<Self> {
+        let window = windows.ids.first().map_or(0, Vec::len);
+        let size = windows_per_chunk(window);
+        let chunk = |(ids, texts): (&[Vec<u32>], &[usize])| Self {
+            ids: ids.concat(),
+            batch: ids.len(),
+            window,
+            texts: texts.to_vec(),
+        };
+        windows.ids.chunks(size).zip(windows.of.chunks(size)).map(chunk).collect()
+    }
+
+    /// Tokens of a window.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// The text that a token is from.
+    pub fn text_of(&self, token: usize) -> usize {
+        self.texts[token / self.window]
     }
 
     pub fn tokens(&self) -> usize {

@@ -1,5 +1,7 @@
 //! Grams of the inputs of matrices.
 
+use crate::reached::{Pair, Seen};
+use crate::walk::Dims;
 use moepress_model::Part;
 use moepress_nn::{Side, Site, Tensor, Watch, to_rows};
 use rayon::prelude::*;
@@ -57,16 +59,21 @@ impl Gram {
 
 /// Keeps the inputs of some maps.
 pub(crate) struct Inputs<'a> {
-    /// Where to look, with the length of the inputs there.
-    pub sites: &'a BTreeMap<Part, usize>,
-    /// What was seen, `[tokens, cols]`.
-    pub seen: BTreeMap<Part, Tensor<2>>,
+    /// Where to look.
+    sites: &'a BTreeMap<Part, Dims>,
+    pub seen: Seen,
+}
+
+impl<'a> Inputs<'a> {
+    pub fn of(sites: &'a BTreeMap<Part, Dims>) -> Self {
+        Self { sites, seen: Seen::new() }
+    }
 }
 
 impl Watch for Inputs<'_> {
     fn tensor(&mut self, site: Site, x: Tensor<2>) -> Tensor<2> {
         if site.side == Side::Input && self.sites.contains_key(&site.part) {
-            self.seen.insert(site.part, x.clone());
+            self.seen.insert(site.part, Pair { x: x.clone(), y: None });
         }
         x
     }

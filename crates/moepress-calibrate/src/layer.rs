@@ -1,10 +1,12 @@
 //! A layer that is read as it is needed: all at once, or its experts a few at a time.
 
 use crate::CalibrateError;
-use moepress_checkpoint::{Share, Source};
-use moepress_model::{LayerWeights, ModelSpec};
+use moepress_checkpoint::{CheckpointError, Share, Source};
+use moepress_model::{LayerWeights, ModelSpec, Moe, Part, Tensor};
 use moepress_nn::{Block, BlockError, Builder, Device, Expert, dense};
-use moepress_quant::Stored;
+use moepress_quant::formats::encode_nearest;
+use moepress_quant::{Format, Stored};
+use std::path::Path;
 use std::sync::Arc;
 
 /// One layer of a source.
@@ -51,6 +53,43 @@ impl<'a> Layer<'a> {
     /// The experts in groups that are held at a time.
     pub fn groups(&self) -> Vec<Vec<usize>> {
         (0..self.count()).collect::<Vec<_>>().chunks(self.held).map(<[usize]>::to_vec).collect()
+    }
+
+    /// The same where each is held with that many versions of it.
+    pub fn groups_with(&self, versions: usize) -> Vec<Vec<usize>> {
+        let held = (self.held.min(self.count()) / (versions + 1)).max(1);
+        (0..self.count()).collect::<Vec<_>>().chunks(held).map(<[usize]>::to_vec).collect()
+    }
+
+    /// The layer with experts before this one: its index, its experts, and the router rows chosen per token.
+    pub fn before(&self) -> Option<(usize, usize, usize)> {
+        let before = self.source.spec().moe_layers().take_while(|(layer, _)| *layer < self.index).last();
+        before.map(|(layer, moe)| (layer, moe.experts.len(), moe.routing.top_k))
+    }
+
+    /// The router and its experts; none in a dense layer.
+    pub fn moe(&self) -> Option<&Moe> {
+        self.source.spec().moe(self.index)
+    }
+
+    /// These experts with all matrices that are still plain rounded to nearest.
+    pub fn rounded(&self, indices: &[usize], format: Format) -> Result<Vec<(usize, Expert)>, CalibrateError> {
+        let mut experts = Vec::with_capacity(indices.len());
+        for &index in indices {
+            let mut weights = self.source.share(self.index, &Share::Experts(vec![index]))?;
+            for (part, stored) in weights.iter_mut().filter(|(part, _)| matches!(part, Part::Expert { .. })) {
+                if let (Stored::Plain(_), Format::Grouped(grouped)) = (&*stored, format) {
+                    let (rows, cols) = stored.matrix_shape();
+                    let packed = encode_nearest(grouped, rows, cols, &stored.to_f32(), None);
+                    *stored = Stored::Packed(packed.map_err(|e| {
+                        let tensor = Tensor::Layer(self.index, *part).to_string();
+                        CheckpointError::bad_input(Path::new("model"), &tensor, e.to_string())
+                    })?);
+                }
+            }
+            experts.push((index, self.build(weights, |builder| builder.expert(index))?));
+        }
+        Ok(experts)
     }
 
     /// These experts, with their indices.

@@ -3,7 +3,7 @@
 use crate::chunk::windows_per_chunk;
 use crate::loss::rows_at_once;
 use moepress_model::{ModelSpec, Moe, Part, Tensor};
-use moepress_stats::{Need, Needs};
+use moepress_stats::{Need, Needs, RUNS, run_uses_len};
 
 mod writing;
 
@@ -11,6 +11,9 @@ pub use writing::Writing;
 
 /// The program itself, what it has read of the recipe and the tokenizer, and what the allocator keeps.
 const PROGRAM: u64 = 80 << 20;
+
+/// Texts that calibration is assumed to be of.
+const TEXTS: u64 = 16;
 
 /// One part in so many of a prediction is left free.
 const MARGIN: u64 = 20;
@@ -96,13 +99,19 @@ impl Layout {
             (true, false) => 3 * state,
             (true, true) => 3 * state + 8 * most as u64,
         };
-        let kept = tokens * (boundaries * state + between);
+        // The experts that tokens were routed to in two layers.
+        let choices = match work.needs.has(Need::Locality) {
+            true => 8 * spec.moe_layers().map(|(_, moe)| moe.routing.top_k as u64).max().unwrap_or(0),
+            false => 0,
+        };
+        let kept = tokens * (boundaries * state + between + choices);
         let chunk = windows_per_chunk(work.window) * work.window;
         let passing = chunk.min(work.tokens.max(1)) as u64;
         // Twice as many chunks as threads are worked on before what they return is put away.
         let queued = (2 * work.threads as u64 * passing).min(tokens) * (2 * state);
         let threads = work.threads as u64;
-        let (core, held) = weights(spec, experts);
+        let versions = if work.needs.has(Need::RoundedOutputs) { work.needs.formats.len() + 1 } else { 1 };
+        let (core, held) = weights(spec, experts.max(versions));
         let attending = threads * working(spec, work, passing);
         // Between groups of experts attention has its memory back.
         let walking = core
@@ -118,14 +127,26 @@ impl Layout {
 
     /// Passes over all chunks.
     pub(crate) fn passes(&self, spec: &ModelSpec, needs: &Needs) -> u64 {
+        let rounded = |count: usize| match needs.has(Need::RoundedOutputs) {
+            true => count.div_ceil(held_with(needs, self.experts.min(count))) as u64,
+            false => 0,
+        };
         let layer = |layer: usize| match spec.moe(layer).map_or(0, |moe| moe.experts.len()) {
-            count if count <= self.experts => (1, 1),
-            count => (count.div_ceil(self.experts) as u64 + 1, count.div_ceil(self.experts) as u64 + 2),
+            count if count <= self.experts => (1 + rounded(count), 1),
+            count => (
+                rounded(count) + count.div_ceil(self.experts) as u64 + 1,
+                count.div_ceil(self.experts) as u64 + 2,
+            ),
         };
         let (forward, backward) =
             (0..spec.layers.len()).map(layer).fold((1, 1), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
         if needs.backward() { forward + backward } else { forward }
     }
+}
+
+/// Experts whose originals and rounded versions take no more than `experts` do, one at least.
+fn held_with(needs: &Needs, experts: usize) -> usize {
+    (experts / (needs.formats.len() + 1)).max(1)
 }
 
 fn elements(spec: &ModelSpec, tensor: Tensor) -> u64 {
@@ -202,10 +223,16 @@ fn sums(spec: &ModelSpec, work: &Work<'_>) -> u64 {
         let atoms: u64 = moe.experts.iter().map(|expert| expert.width() as u64).sum();
         let mut numbers = 0;
         if needs.has(Need::Routing) {
-            numbers += 2 * experts * experts + experts * (hidden + 4);
+            numbers += 2 * experts * experts + experts * (hidden + 5);
         }
         if needs.has(Need::MeanOutputs) {
             numbers += experts * hidden;
+        }
+        if needs.has(Need::Texts) {
+            numbers += TEXTS * experts * (moe.routing.top_k as u64 + 1);
+        }
+        if needs.has(Need::Locality) {
+            numbers += experts * (experts + RUNS.len() as u64) + run_uses_len() as u64;
         }
         if needs.has(Need::Atoms) {
             numbers += 3 * atoms;

@@ -37,7 +37,7 @@ pub fn rounding_costs(
                     cost += 0.5 * error / seen / tokens;
                 }
             }
-            costs.0.insert((tensor, format), cost);
+            costs.formats.insert((tensor, format), cost);
         }
         Ok::<_, CalibrateError>(())
     };

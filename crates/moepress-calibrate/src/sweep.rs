@@ -4,6 +4,7 @@ use crate::activations::{Activations, Slot, Spool};
 use crate::chunk::Chunk;
 use crate::layer::Layer;
 use crate::layout::{Layout, Work};
+use crate::windows::Windows;
 use moepress_checkpoint::{CheckpointError, Progress, Source};
 use moepress_model::{ModelSpec, Tensor as Name};
 use moepress_nn::{BlockError, Device, Ends, Rotary, Tensor, dense, from_rows, to_rows};
@@ -64,6 +65,8 @@ pub(crate) struct Sweep<'a> {
     pub device: Device,
     pub rotary: Rotary,
     pub chunks: Vec<Chunk>,
+    /// Texts that the windows are from.
+    pub texts: usize,
     pub progress: &'a dyn Progress,
     /// Chunk passes done, and in all; none in all where the caller has another measure of progress.
     steps: (AtomicU64, u64),
@@ -75,15 +78,17 @@ pub(crate) struct Sweep<'a> {
 /// # Errors
 /// The weights cannot be read or do not fit, a statistic is not finite, the memory is too little for any way of
 /// working, or the caller cancelled.
-pub fn sweep(
+pub fn sweep<'a>(
     source: &dyn Source,
-    windows: &[Vec<u32>],
+    windows: impl Into<Windows<'a>>,
     needs: &Needs,
     means: &Means,
     progress: &dyn Progress,
 ) -> Result<Statistics, CalibrateError> {
-    let window = windows.first().map_or(0, Vec::len);
-    let work = Work { tokens: windows.len() * window, window, threads: rayon::current_num_threads(), needs };
+    let windows = windows.into();
+    let window = windows.ids.first().map_or(0, Vec::len);
+    let work =
+        Work { tokens: windows.ids.len() * window, window, threads: rayon::current_num_threads(), needs };
     let layout = Layout::choose(source.spec(), &work, means.memory, means.spool.is_some())
         .map_err(|needed| CalibrateError::Memory { needed, limit: means.memory.unwrap_or(u64::MAX) })?;
     sweep_as(source, windows, needs, means, &layout, progress)
@@ -93,16 +98,16 @@ pub fn sweep(
 ///
 /// # Errors
 /// As [`sweep`], but for the memory.
-pub fn sweep_as(
+pub fn sweep_as<'a>(
     source: &dyn Source,
-    windows: &[Vec<u32>],
+    windows: impl Into<Windows<'a>>,
     needs: &Needs,
     means: &Means,
     layout: &Layout,
     progress: &dyn Progress,
 ) -> Result<Statistics, CalibrateError> {
     let passes = layout.passes(source.spec(), needs);
-    let run = Sweep::new(source.spec(), windows, needs.clone(), &means.device, passes, progress);
+    let run = Sweep::new(source.spec(), &windows.into(), needs.clone(), &means.device, passes, progress);
     let mut acts = Activations::new(means.spool.clone().filter(|_| layout.spooled))?;
     let result = run.walk(source, layout, &mut acts);
     // What the sweep itself ran into is the better story.
@@ -117,13 +122,13 @@ impl<'a> Sweep<'a> {
     /// A sweep that takes this many passes over all chunks.
     pub fn new(
         spec: &ModelSpec,
-        windows: &[Vec<u32>],
+        windows: &Windows<'_>,
         needs: Needs,
         device: &Device,
         passes: u64,
         progress: &'a dyn Progress,
     ) -> Self {
-        let window = windows.first().map_or(0, Vec::len);
+        let window = windows.ids.first().map_or(0, Vec::len);
         let chunks = Chunk::cut(windows);
         Self {
             needs,
@@ -132,6 +137,7 @@ impl<'a> Sweep<'a> {
             rotary: Rotary::new(&spec.attention, 0, window, device),
             steps: (AtomicU64::new(0), passes * chunks.len() as u64),
             chunks,
+            texts: windows.texts,
             progress,
         }
     }
@@ -146,10 +152,20 @@ impl<'a> Sweep<'a> {
         let mut stats = Statistics::default();
         let tokens: usize = self.chunks.iter().map(Chunk::tokens).sum();
         stats.add(Of::Model, Quantity::Tokens, vec![tokens as f64])?;
+        if self.needs.has(Need::Texts) {
+            let mut tokens = vec![0.0; self.texts];
+            for chunk in &self.chunks {
+                (0..chunk.tokens()).for_each(|token| tokens[chunk.text_of(token)] += 1.0);
+            }
+            stats.add(Of::Model, Quantity::TextTokens, tokens)?;
+        }
         self.embed(source, acts)?;
         let last = spec.layers.len();
         for layer in 0..last {
             let mut layer = Layer::new(source, layer, &self.device, layout.experts);
+            if self.needs.has(Need::RoundedOutputs) {
+                self.rounded(&layer, acts, &mut stats)?;
+            }
             self.forward(&mut layer, acts, &mut stats)?;
             if !self.needs.backward() {
                 acts.drop(Slot::Boundary(layer.index))?;

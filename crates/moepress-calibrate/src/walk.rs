@@ -5,13 +5,14 @@ use crate::CalibrateError;
 use crate::activations::{Activations, Slot};
 use crate::chunk::Chunk;
 use crate::gradients::fed_by;
-use crate::gram::{Gram, Inputs};
+use crate::gram::Inputs;
 use crate::layer::build;
 use crate::layout::{Layout, Writing};
+use crate::reached::{Down, Pair, Reached, Seen};
 use crate::sweep::{Means, Sweep};
 use moepress_checkpoint::{Progress, Share, Source};
-use moepress_model::{LayerWeights, Part, Tensor as Name};
-use moepress_nn::{Block, Expert, Ignore, Mlp, dense_mlp, select_rows, to_rows};
+use moepress_model::{LayerWeights, Part, Projection, Tensor as Name};
+use moepress_nn::{Block, Expert, Ignore, Mlp, Tensor, dense_mlp, select_rows, to_rows};
 use moepress_quant::Stored;
 use moepress_stats::{Needs, Statistics};
 use rayon::prelude::*;
@@ -20,14 +21,45 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Matrices of a layer, by part.
 pub type Matrices = Vec<(Part, Stored)>;
 
-/// Decides matrices that share their inputs: from the gram of those and the matrices to what takes their place, in
-/// the same shapes, and whatever is to be said about it. Calls run in parallel.
-pub type Round<'a, T, E> = &'a (dyn Fn(&Gram, Matrices) -> Result<(Matrices, T), E> + Sync);
+/// Decides matrices that share their inputs, or the segments of one `down_proj` in order: from what reaches them and
+/// the matrices to what takes their place, in the same shapes, and whatever is to be said about it. Calls run in
+/// parallel.
+pub type Round<'a, T, E> = &'a (dyn Fn(&Reached, Matrices) -> Result<(Matrices, T), E> + Sync);
+
+/// What a walk leaves to its caller to decide.
+#[derive(Clone, Copy)]
+pub struct Undecided<'a> {
+    /// Matrices that are rounded by what reaches them. Of an expert all segments of its `down_proj` or none.
+    pub rounded: &'a BTreeSet<Name>,
+    /// Experts, by layer and index, that should return what those of the model behind return on the same inputs.
+    pub refit: &'a BTreeSet<(usize, usize)>,
+    /// The model with those experts as they were, same in routing.
+    pub original: &'a dyn Source,
+}
+
+/// What is seen at one place.
+#[derive(Clone, Copy)]
+pub(crate) struct Dims {
+    /// Length of the inputs.
+    pub cols: usize,
+    /// Length of the outputs, where they are wanted.
+    pub wanted: Option<usize>,
+}
+
+/// Where the inputs of a matrix are seen: those of all segments of a `down_proj` together.
+pub(crate) fn seen_at(part: Part) -> Part {
+    match part {
+        Part::Expert { expert, projection: Projection::Down, .. } => {
+            Part::Expert { expert, segment: 0, projection: Projection::Down }
+        }
+        _ => fed_by(part),
+    }
+}
 
 /// Calibration windows on their way through a model, layer by layer.
 pub struct Walk<'a> {
     source: &'a dyn Source,
-    rounded: &'a BTreeSet<Name>,
+    undecided: Undecided<'a>,
     sweep: Sweep<'a>,
     acts: Activations,
     /// Experts whose grams are held at a time.
@@ -36,7 +68,7 @@ pub struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Starts a walk through the model as `source` has it, where the matrices `rounded` are not decided yet. The
+    /// Starts a walk through the model as `source` has it, where some matrices are not decided yet. The
     /// memory that is allowed decides how the walk works, not what it comes to. [`close`](Self::close) ends it.
     ///
     /// # Errors
@@ -44,16 +76,18 @@ impl<'a> Walk<'a> {
     pub fn new(
         source: &'a dyn Source,
         windows: &[Vec<u32>],
-        rounded: &'a BTreeSet<Name>,
+        undecided: Undecided<'a>,
         means: &Means,
         progress: &'a dyn Progress,
     ) -> Result<Self, CalibrateError> {
         let window = windows.first().map_or(0, Vec::len);
         let threads = rayon::current_num_threads();
-        let work = Writing { tokens: windows.len() * window, window, threads, rounded };
+        let Undecided { rounded, refit, original } = undecided;
+        let original = original.spec();
+        let work = Writing { tokens: windows.len() * window, window, threads, rounded, refit, original };
         let layout = Layout::writing(source.spec(), &work, means.memory, means.spool.is_some())
             .map_err(|needed| CalibrateError::Memory { needed, limit: means.memory.unwrap_or(u64::MAX) })?;
-        Self::new_as(source, windows, rounded, means, &layout, progress)
+        Self::new_as(source, windows, undecided, means, &layout, progress)
     }
 
     /// The same, in a way of working that the caller chose.
@@ -63,19 +97,19 @@ impl<'a> Walk<'a> {
     pub fn new_as(
         source: &'a dyn Source,
         windows: &[Vec<u32>],
-        rounded: &'a BTreeSet<Name>,
+        undecided: Undecided<'a>,
         means: &Means,
         layout: &Layout,
         progress: &'a dyn Progress,
     ) -> Result<Self, CalibrateError> {
-        let sweep = Sweep::new(source.spec(), windows, Needs::default(), &means.device, 0, progress);
+        let sweep = Sweep::new(source.spec(), &windows.into(), Needs::default(), &means.device, 0, progress);
         let mut acts = Activations::new(means.spool.clone().filter(|_| layout.spooled))?;
         if let Err(error) = sweep.embed(source, &mut acts) {
             // What went wrong first is the better story.
             let _ = acts.close();
             return Err(error);
         }
-        Ok(Self { source, rounded, sweep, acts, held: layout.experts.max(1), next: 0 })
+        Ok(Self { source, undecided, sweep, acts, held: layout.experts.max(1), next: 0 })
     }
 
     /// Decides the next layer and carries the windows through it as it is then. Attention is decided first; what
@@ -96,27 +130,29 @@ impl<'a> Walk<'a> {
         let attention = self.sites(index, |part| matches!(part, Part::Attention(_)));
         if !attention.is_empty() {
             let block = self.core(index, &weights)?;
-            let grams = self.grams(&attention, |i, chunk, inputs| {
+            let reached = self.inputs(&attention, |i, chunk| {
+                let mut inputs = Inputs::of(&attention);
                 let x = self.sweep.rows(self.acts.read(before, i)?, chunk);
-                block.attend(x, chunk.batch, &self.sweep.rotary, None, inputs);
-                Ok(())
+                block.attend(x, chunk.batch, &self.sweep.rotary, None, &mut inputs);
+                Ok(inputs.seen)
             })?;
             drop(block);
-            said.extend(self.decide(index, &mut weights, grams, round)?);
+            said.extend(self.decide(index, &mut weights, reached, round)?);
         }
         let mut block = self.core(index, &weights)?;
         self.attend(&block, before)?;
         let mlp = self.sites(index, |part| matches!(part, Part::Dense(_) | Part::Shared(_)));
         if !mlp.is_empty() {
-            let grams = self.grams(&mlp, |i, chunk, inputs| {
+            let reached = self.inputs(&mlp, |i, chunk| {
+                let mut inputs = Inputs::of(&mlp);
                 let normed = block.mlp_input(self.sweep.rows(self.acts.read(Slot::Attended, i)?, chunk));
                 match &block.mlp {
-                    Mlp::Dense(gated) => drop(dense_mlp(gated, normed, inputs)),
-                    Mlp::Moe(experts) => drop(experts.shared(normed, inputs)),
+                    Mlp::Dense(gated) => drop(dense_mlp(gated, normed, &mut inputs)),
+                    Mlp::Moe(experts) => drop(experts.shared(normed, &mut inputs)),
                 }
-                Ok(())
+                Ok(inputs.seen)
             })?;
-            said.extend(self.decide(index, &mut weights, grams, round)?);
+            said.extend(self.decide(index, &mut weights, reached, round)?);
             block = self.core(index, &weights)?;
         }
         let count = self.source.spec().moe(index).map_or(0, |moe| moe.experts.len());
@@ -126,12 +162,21 @@ impl<'a> Walk<'a> {
         let groups = if groups.is_empty() { vec![vec![]] } else { groups };
         for (turn, group) in groups.iter().enumerate() {
             let mut decided = self.share(index, &Share::Experts(group.clone()))?;
-            let sites = self.sites(index, |part| part.expert().is_some_and(|e| group.contains(&e)));
-            if !sites.is_empty() {
-                let experts = self.experts(index, group, &decided)?;
-                let grams = self.expert_grams(&block, &experts, &sites)?;
-                drop(experts);
-                said.extend(self.decide(index, &mut decided, grams, round)?);
+            for down in [false, true] {
+                let wanted = |part: Part| match part {
+                    Part::Expert { expert, projection, .. } => {
+                        group.contains(&expert) && (projection == Projection::Down) == down
+                    }
+                    _ => false,
+                };
+                let sites = self.sites(index, wanted);
+                if !sites.is_empty() {
+                    // For down_proj with gate_proj and up_proj as decided.
+                    let experts = self.experts(index, group, &decided)?;
+                    let reached = self.expert_inputs(&block, index, &experts, &sites)?;
+                    drop(experts);
+                    said.extend(self.decide(index, &mut decided, reached, round)?);
+                }
             }
             let experts = self.experts(index, group, &decided)?;
             let last = turn + 1 == groups.len();
@@ -182,82 +227,124 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Where the inputs are seen of those matrices of a layer that are to be rounded and wanted, with the length of
-    /// the inputs.
-    fn sites(&self, layer: usize, wanted: impl Fn(Part) -> bool) -> BTreeMap<Part, usize> {
-        let site = |&name: &Name| match name {
-            Name::Layer(at, part) if at == layer && wanted(part) => {
-                Some((fed_by(part), *self.source.spec().shape(name)?.get(1)?))
-            }
-            _ => None,
-        };
-        self.rounded.iter().filter_map(site).collect()
+    /// Where the inputs are seen of those matrices of a layer that are to be decided and wanted.
+    fn sites(&self, layer: usize, wanted: impl Fn(Part) -> bool) -> BTreeMap<Part, Dims> {
+        let spec = self.source.spec();
+        let mut sites = BTreeMap::new();
+        for &name in self.undecided.rounded {
+            let Name::Layer(at, part) = name else { continue };
+            let (true, Some(&[rows, cols])) = (at == layer && wanted(part), spec.shape(name).as_deref())
+            else {
+                continue;
+            };
+            let refit = |expert| self.undecided.refit.contains(&(layer, expert));
+            let dims = match part {
+                // The atoms of all segments.
+                Part::Expert { expert, projection: Projection::Down, .. } => Dims {
+                    cols: spec.moe(layer).map_or(cols, |moe| moe.experts[expert].width()),
+                    wanted: refit(expert).then_some(rows),
+                },
+                _ => Dims { cols, wanted: None },
+            };
+            sites.insert(seen_at(part), dims);
+        }
+        sites
     }
 
-    /// Grams of what `forward` shows of every chunk, added in the order of the chunks.
-    fn grams(
+    /// Sums over what `forward` shows of every chunk, added in the order of the chunks.
+    fn inputs(
         &self,
-        sites: &BTreeMap<Part, usize>,
-        forward: impl Fn(usize, &Chunk, &mut Inputs<'_>) -> Result<(), CalibrateError> + Sync,
-    ) -> Result<BTreeMap<Part, Gram>, CalibrateError> {
-        let mut grams: BTreeMap<Part, Gram> =
-            sites.iter().map(|(&site, &cols)| (site, Gram::new(cols))).collect();
+        sites: &BTreeMap<Part, Dims>,
+        forward: impl Fn(usize, &Chunk) -> Result<Seen, CalibrateError> + Sync,
+    ) -> Result<BTreeMap<Part, Reached>, CalibrateError> {
+        let mut reached: BTreeMap<Part, Reached> =
+            sites.iter().map(|(&site, dims)| (site, Reached::new(dims.cols, dims.wanted))).collect();
         let chunks: Vec<(usize, &Chunk)> = self.sweep.chunks.iter().enumerate().collect();
         for chunks in chunks.chunks(2 * rayon::current_num_threads()) {
             if self.sweep.progress.cancelled() {
                 return Err(CalibrateError::Cancelled);
             }
-            let see = |&(index, chunk): &(usize, &Chunk)| {
-                let mut inputs = Inputs { sites, seen: BTreeMap::new() };
-                forward(index, chunk, &mut inputs)?;
-                Ok(inputs.seen)
-            };
+            let see = |&(index, chunk): &(usize, &Chunk)| Ok((index, forward(index, chunk)?));
             let seen: Vec<_> = chunks.par_iter().map(see).collect::<Result<_, CalibrateError>>()?;
-            grams.par_iter_mut().for_each(|(site, gram)| {
-                gram.add(&seen.iter().filter_map(|seen| seen.get(site)).collect::<Vec<_>>());
+            reached.par_iter_mut().for_each(|(site, reached)| {
+                let here = seen.iter().filter_map(|(index, seen)| Some((*index, seen.get(site)?)));
+                reached.add(&here.collect::<Vec<_>>());
             });
         }
-        grams.par_iter_mut().for_each(|(_, gram)| gram.mirror());
-        Ok(grams)
+        reached.par_iter_mut().for_each(|(_, reached)| reached.finish());
+        Ok(reached)
     }
 
-    fn expert_grams(
+    fn expert_inputs(
         &self,
         block: &Block,
+        layer: usize,
         experts: &[(usize, Expert)],
-        sites: &BTreeMap<Part, usize>,
-    ) -> Result<BTreeMap<Part, Gram>, CalibrateError> {
+        sites: &BTreeMap<Part, Dims>,
+    ) -> Result<BTreeMap<Part, Reached>, CalibrateError> {
         let Mlp::Moe(router) = &block.mlp else { return Ok(BTreeMap::new()) };
-        self.grams(sites, |i, chunk, inputs| {
+        let refit = sites.iter().filter(|(_, dims)| dims.wanted.is_some());
+        let refit: Vec<usize> = refit.filter_map(|(site, _)| site.expert()).collect();
+        let Undecided { original, .. } = self.undecided;
+        let originals: BTreeMap<usize, Expert> = match refit.is_empty() {
+            true => BTreeMap::new(),
+            false => {
+                let weights = original.share(layer, &Share::Experts(refit.clone()))?;
+                build(original.spec(), layer, weights, &self.sweep.device, |builder| {
+                    refit.iter().map(|&expert| Ok((expert, builder.expert(expert)?))).collect()
+                })?
+            }
+        };
+        self.inputs(sites, |i, chunk| {
             let normed = block.mlp_input(self.sweep.rows(self.acts.read(Slot::Attended, i)?, chunk));
             let routed = router.route(normed.clone());
+            let mut seen = Seen::new();
             for (index, expert) in experts {
                 let chosen = &routed.tokens[*index];
-                if !chosen.is_empty() {
-                    expert.forward(*index, select_rows(&normed, chosen), inputs);
+                let at = |projection| seen_at(Part::Expert { expert: *index, segment: 0, projection });
+                if chosen.is_empty() {
+                    continue;
+                }
+                let x = select_rows(&normed, chosen);
+                let gates =
+                    select_rows(&routed.gates.clone().slice([0..chunk.tokens(), *index..index + 1]), chosen);
+                if sites.contains_key(&at(Projection::Gate)) {
+                    seen.insert(at(Projection::Gate), Pair { x: x.clone() * gates.clone(), y: None });
+                }
+                if sites.contains_key(&at(Projection::Down)) {
+                    let mut down = Down::default();
+                    expert.forward(*index, x.clone(), &mut down);
+                    let y = originals.get(index).and_then(|original| {
+                        let mut down = Down::default();
+                        original.forward(*index, x, &mut down);
+                        down.output.map(|y| y * gates.clone())
+                    });
+                    seen.insert(at(Projection::Down), Pair { x: Tensor::cat(down.atoms, 1) * gates, y });
                 }
             }
-            Ok(())
+            Ok(seen)
         })
     }
 
-    /// Lets the caller decide the matrices that the grams are of.
+    /// Lets the caller decide the matrices that the sums are of.
     fn decide<T: Send, E: From<CalibrateError> + Send>(
         &self,
         layer: usize,
         weights: &mut LayerWeights,
-        grams: BTreeMap<Part, Gram>,
+        reached: BTreeMap<Part, Reached>,
         round: Round<'_, T, E>,
     ) -> Result<Vec<T>, E> {
-        let mut tasks = Vec::with_capacity(grams.len());
-        for (site, gram) in grams {
-            let fed =
-                |part: &Part| fed_by(*part) == site && self.rounded.contains(&Name::Layer(layer, *part));
+        let mut tasks = Vec::with_capacity(reached.len());
+        for (site, reached) in reached {
+            let fed = |part: &Part| {
+                seen_at(*part) == site && self.undecided.rounded.contains(&Name::Layer(layer, *part))
+            };
             let parts: Vec<Part> = weights.keys().copied().filter(fed).collect();
             let matrices = parts.into_iter().filter_map(|part| Some((part, weights.remove(&part)?)));
-            tasks.push((gram, matrices.collect::<Vec<_>>()));
+            tasks.push((reached, matrices.collect::<Vec<_>>()));
         }
-        let decided: Vec<_> = tasks.into_par_iter().map(|(gram, matrices)| round(&gram, matrices)).collect();
+        let decided: Vec<_> =
+            tasks.into_par_iter().map(|(reached, matrices)| round(&reached, matrices)).collect();
         let mut said = Vec::with_capacity(decided.len());
         for decided in decided {
             let (matrices, what) = decided?;

@@ -12,7 +12,8 @@ use moepress_stats::{Need, Needs, Statistics};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 fn needs() -> Needs {
-    Needs::of(Need::ALL)
+    let formats = ["int2-g32", "ternary-g64"].map(|format| format.parse().unwrap());
+    Needs { formats: formats.into(), ..Needs::of(Need::ALL) }
 }
 
 /// Sweeps a golden checkpoint, in the way of working given or as the limit says.

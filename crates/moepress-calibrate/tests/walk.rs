@@ -6,12 +6,13 @@ mod common;
 
 use common::{Reference, files, model};
 use moepress_calibrate::{
-    CalibrateError, Gram, Layout, Matrices, Means, Spool, Walk, Writing, windows_per_chunk,
+    CalibrateError, Gram, Layout, Matrices, Means, Reached, Spool, Undecided, Walk, Writing,
+    windows_per_chunk,
 };
 use moepress_checkpoint::{Checkpoint, CheckpointError, Progress, Silent, Source};
 use moepress_model::{LayerWeights, Part, Projection, Tensor};
 use moepress_nn::{
-    BlockError, Builder, Device, Ends, Rotary, Side, Site, Tensor as Values, Watch, dense, to_rows,
+    BlockError, Builder, Device, Ends, Rotary, Routed, Side, Site, Tensor as Values, Watch, dense, to_rows,
 };
 use moepress_quant::{Plain, Stored};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,13 +58,14 @@ fn walk(
     let dir = tempfile::tempdir().unwrap();
     let spool = Some(Spool { files: files(), dir: dir.path().join("spool") });
     let means = Means { device: Device::flex(), memory: None, spool };
-    let rounded = measured(model);
-    let mut walk = Walk::new_as(model, windows, &rounded, &means, layout, &Silent).unwrap();
+    let (rounded, refit) = (measured(model), BTreeSet::new());
+    let undecided = Undecided { rounded: &rounded, refit: &refit, original: model };
+    let mut walk = Walk::new_as(model, windows, undecided, &means, layout, &Silent).unwrap();
     let mut stories = vec![];
     for _ in 0..model.spec().layers.len() {
-        let see = |gram: &Gram, matrices: Matrices| {
+        let see = |reached: &Reached, matrices: Matrices| {
             let parts: Vec<Part> = matrices.iter().map(|(part, _)| *part).collect();
-            Ok::<_, CalibrateError>((round(matrices), (parts, gram.clone())))
+            Ok::<_, CalibrateError>((round(matrices), (parts, reached.all.gram.clone())))
         };
         let (weights, said) = walk.layer(&see).unwrap();
         let grams = said
@@ -80,16 +82,32 @@ fn whole(experts: usize) -> Layout {
     Layout { spooled: false, experts, peak: 0, spool: 0 }
 }
 
-/// Inputs of every map as they were seen.
+/// Inputs of every map as they were seen; those of routed experts times the gate.
 #[derive(Default)]
-struct Seen(BTreeMap<Part, Vec<f32>>);
+struct Seen(BTreeMap<Part, Vec<f32>>, Vec<Vec<f32>>);
 
 impl Watch for Seen {
     fn tensor(&mut self, site: Site, x: Values<2>) -> Values<2> {
         if site.side == Side::Input {
-            self.0.entry(site.part).or_default().extend(to_rows(x.clone()));
+            let (mut rows, cols) = (to_rows(x.clone()), x.dims()[1]);
+            if let Some(expert) = site.part.expert() {
+                let gates = self.1[expert].iter();
+                rows.chunks_mut(cols)
+                    .zip(gates)
+                    .for_each(|(row, gate)| row.iter_mut().for_each(|x| *x *= gate));
+            }
+            self.0.entry(site.part).or_default().extend(rows);
         }
         x
+    }
+
+    fn routed(&mut self, routed: &Routed) {
+        let [_, experts] = routed.gates.dims();
+        let gates = to_rows(routed.gates.clone());
+        let of = |(expert, tokens): (usize, &Vec<u32>)| {
+            tokens.iter().map(|&token| gates[token as usize * experts + expert]).collect()
+        };
+        self.1 = routed.tokens.iter().enumerate().map(of).collect();
     }
 }
 
@@ -214,6 +232,50 @@ fn neither_threads_nor_the_way_of_working_change_a_bit() {
 }
 
 #[test]
+fn what_is_wanted_is_what_the_expert_returned() {
+    let name = "gpt_oss";
+    let (model, windows) = (model(name), windows(name));
+    let windows = [windows.clone(), windows].concat();
+    let rounded = measured(&model);
+    let refit = BTreeSet::from([(0, 1), (0, 2)]);
+    let undecided = Undecided { rounded: &rounded, refit: &refit, original: &model };
+    let means = Means::unlimited(&Device::flex());
+    let mut walk = Walk::new_as(&model, &windows, undecided, &means, &whole(3), &Silent).unwrap();
+    let see = |reached: &Reached, matrices: Matrices| {
+        let parts: Vec<(Part, Vec<f32>)> =
+            matrices.iter().map(|(part, stored)| (*part, stored.to_f32())).collect();
+        Ok::<_, CalibrateError>((matrices, (parts, reached.clone())))
+    };
+    let (_, said) = walk.layer(&see).unwrap();
+    let mut compared = 0;
+    for (parts, reached) in said {
+        let asked = matches!(parts[0].0, Part::Expert { expert: 1 | 2, projection: Projection::Down, .. });
+        assert_eq!((reached.all.wanted.is_some(), reached.held_out.is_some()), (asked, asked));
+        let Some(held) = reached.held_out.filter(|_| asked) else { continue };
+        assert!(0 < held.gram.tokens && held.gram.tokens < reached.all.gram.tokens);
+        // Nothing was taken from the expert, so its outputs, without the bias, are W x.
+        let (w, cols) = (&parts[0].1, held.gram.cols);
+        for sums in [&reached.all, &held] {
+            let wanted = sums.wanted.as_ref().unwrap();
+            let mut power = 0.0;
+            for row in 0..wanted.rows {
+                let w: Vec<f64> = w[row * cols..(row + 1) * cols].iter().map(|&w| f64::from(w)).collect();
+                for col in 0..cols {
+                    let product: f64 = (0..cols).map(|k| w[k] * sums.gram.sums[k * cols + col]).sum();
+                    let found = wanted.cross[row * cols + col];
+                    let scale = (wanted.power * sums.gram.sums[col * cols + col]).sqrt();
+                    assert!((found - product).abs() <= 1e-4 * scale, "{row} {col}: {found} {product}");
+                    power += product * w[col];
+                }
+            }
+            assert!((power - wanted.power).abs() <= 1e-4 * power, "{power} {}", wanted.power);
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 2);
+}
+
+#[test]
 fn an_expert_that_no_token_reaches_has_a_gram_of_zeros() {
     let model = model("qwen3_moe");
     let windows = vec![Reference::of("qwen3_moe").ids()[0][..1].to_vec()];
@@ -235,17 +297,20 @@ fn too_little_memory_is_refused_and_an_end_cleans_up() {
     let (model, windows) = (model("mixtral"), windows("mixtral"));
     let rounded = measured(&model);
     let (tokens, window) = (windows.len() * windows[0].len(), windows[0].len());
-    let work = Writing { tokens, window, threads: rayon::current_num_threads(), rounded: &rounded };
+    let refit = BTreeSet::new();
+    let (threads, original) = (rayon::current_num_threads(), model.spec());
+    let work = Writing { tokens, window, threads, rounded: &rounded, refit: &refit, original };
+    let undecided = Undecided { rounded: &rounded, refit: &refit, original: &model };
     let least = Layout::writing(model.spec(), &work, Some(1), true).unwrap_err();
     let dir = tempfile::tempdir().unwrap();
     let spool = Some(Spool { files: files(), dir: dir.path().join("spool") });
     let means = |memory| Means { device: Device::flex(), memory: Some(memory), spool: spool.clone() };
-    Walk::new(&model, &windows, &rounded, &means(least), &Silent).map(Walk::close).unwrap().unwrap();
-    match Walk::new(&model, &windows, &rounded, &means(least - 1), &Silent).err() {
+    Walk::new(&model, &windows, undecided, &means(least), &Silent).map(Walk::close).unwrap().unwrap();
+    match Walk::new(&model, &windows, undecided, &means(least - 1), &Silent).err() {
         Some(CalibrateError::Memory { needed, limit }) => assert_eq!((needed, limit), (least, least - 1)),
         other => panic!("{other:?}"),
     }
-    let stopped = Walk::new(&model, &windows, &rounded, &means(least), &Stop).err();
+    let stopped = Walk::new(&model, &windows, undecided, &means(least), &Stop).err();
     assert!(matches!(stopped, Some(CalibrateError::Cancelled)));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

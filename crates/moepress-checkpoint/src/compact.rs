@@ -19,6 +19,7 @@ pub struct CompactWriter {
     written: usize,
     total: u64,
     weight_map: BTreeMap<String, String>,
+    packed: BTreeMap<Tensor, u64>,
 }
 
 impl CompactWriter {
@@ -28,7 +29,14 @@ impl CompactWriter {
     /// It exists, cannot be made, or is owned by another run.
     pub fn new(files: &Arc<dyn Files>, out: &Path, layers: usize) -> Result<Self, CheckpointError> {
         let publisher = Publisher::new(files, out)?;
-        Ok(Self { publisher, shards: layers + 1, written: 0, total: 0, weight_map: BTreeMap::new() })
+        Ok(Self {
+            publisher,
+            shards: layers + 1,
+            written: 0,
+            total: 0,
+            weight_map: BTreeMap::new(),
+            packed: BTreeMap::new(),
+        })
     }
 
     /// Checks that `bytes` fit on the disk.
@@ -51,6 +59,11 @@ impl CompactWriter {
         let file = format!("model-{:05}-of-{:05}.safetensors", self.written, self.shards);
         let mut parts: BTreeMap<String, RawTensor> = BTreeMap::new();
         for (tensor, stored) in tensors {
+            if let Stored::Packed(packed) = &stored
+                && packed.stored_bytes() != packed.format.stored_bytes(packed.rows, packed.cols)
+            {
+                self.packed.insert(tensor, packed.stored_bytes());
+            }
             parts.extend(raw_parts(&tensor.to_string(), stored));
         }
         for (name, raw) in &parts {
@@ -89,6 +102,11 @@ impl CompactWriter {
             files: self.publisher.written().clone(),
         };
         self.publisher.write_file(MANIFEST, &pretty(&manifest)?)
+    }
+
+    /// `model` with the sizes that its tensors have in the shards written so far.
+    pub fn sized(&self, model: &ModelSpec) -> ModelSpec {
+        ModelSpec { packed: self.packed.clone(), ..model.clone() }
     }
 
     /// Makes the directory where the files are until they are published, for what has to lie in it for a while.

@@ -1,10 +1,11 @@
 //! One safetensors file of named tensors, and how a [`Stored`] tensor is laid out in it.
 //!
-//! A plain tensor is one tensor of its name. A packed matrix `NAME` of rows × cols is `NAME.codes`, U8
-//! `[rows, row_bytes]`; `NAME.scales`, F16 `[rows, groups]`; and, where its format has them,
-//! `NAME.offsets`, F16 `[rows, groups]`.
+//! A plain tensor is one tensor of its name. A packed matrix `NAME` of rows × cols is its codes, U8: `NAME.codes`,
+//! `[rows, row_bytes]`, `NAME.trits`, `[rows, row_bytes]`, or `NAME.entropy`, `[bytes]`, as their codec is;
+//! `NAME.scales`, F16 `[rows, groups]`, or `[1, 1]` where all are one and the same and there are no offsets; and, where its format has them, `NAME.offsets`, F16 `[rows, groups]`.
 
 use crate::{CheckpointError, Shards};
+use moepress_quant::codec::{Codec, Codes, Entropy};
 use moepress_quant::{Dtype, Grouped, Packed, Plain, Stored};
 use safetensors::tensor::TensorView;
 use std::collections::{BTreeMap, HashMap};
@@ -66,21 +67,74 @@ pub fn raw_parts(name: &str, stored: Stored) -> Vec<(String, RawTensor)> {
             };
             vec![(name.to_owned(), RawTensor { dtype, shape, bytes })]
         }
-        Stored::Packed(Packed { format, rows, cols, codes, scales, offsets }) => {
+        Stored::Packed(packed) => {
+            let one_scale = packed.one_scale();
+            let Packed { format, rows, cols, codes, mut scales, offsets } = packed;
+            if one_scale {
+                scales.truncate(1);
+            }
+            let shape = if one_scale { vec![1, 1] } else { vec![rows, format.row_groups(cols)] };
             let f16 = |values: Vec<u16>| RawTensor {
                 dtype: RawDtype::F16,
-                shape: vec![rows, format.row_groups(cols)],
+                shape: shape.clone(),
                 bytes: values.into_iter().flat_map(u16::to_le_bytes).collect(),
             };
-            let shape = vec![rows, format.row_bytes(cols)];
-            let codes = RawTensor { dtype: RawDtype::U8, shape, bytes: codes };
-            let mut parts = vec![(format!("{name}.codes"), codes), (format!("{name}.scales"), f16(scales))];
+            let codec = codes.codec();
+            let bytes = codes.into_bytes();
+            let width = codec.row_bytes(format, cols);
+            let codes_shape = width.map_or(vec![bytes.len()], |width| vec![rows, width]);
+            let codes = RawTensor { dtype: RawDtype::U8, shape: codes_shape, bytes };
+            let mut parts =
+                vec![(format!("{name}.{}", part_of(codec)), codes), (format!("{name}.scales"), f16(scales))];
             if format.has_offsets() {
                 parts.push((format!("{name}.offsets"), f16(offsets)));
             }
             parts
         }
     }
+}
+
+/// The name of the part that holds the codes.
+const fn part_of(codec: Codec) -> &'static str {
+    match codec {
+        Codec::Fields => "codes",
+        Codec::Trits => "trits",
+        Codec::Entropy => "entropy",
+    }
+}
+
+/// The codec and the parts, types and shapes checked, of the packed matrix `name`.
+pub(crate) fn packed_parts(
+    shards: &Shards,
+    name: &str,
+    format: Grouped,
+    rows: usize,
+    cols: usize,
+) -> Result<(Codec, Vec<String>), CheckpointError> {
+    if cols.checked_mul(format.bits()).is_none() {
+        return Err(shards.bad_tensor(name, format_args!("{cols} columns are too many")));
+    }
+    let codes = |codec| format!("{name}.{}", part_of(codec));
+    let other = [Codec::Trits, Codec::Entropy].into_iter().find(|&codec| shards.contains(&codes(codec)));
+    let codec = other.unwrap_or(Codec::Fields);
+    let codes = codes(codec);
+    match codec.row_bytes(format, cols) {
+        Some(width) => shards.expect(&codes, RawDtype::U8, &[rows, width])?,
+        None => {
+            let bytes = shards.info(&codes)?.shape.first().copied().unwrap_or(0);
+            shards.expect(&codes, RawDtype::U8, &[bytes])?;
+        }
+    }
+    let grids: &[&str] = if format.has_offsets() { &["scales", "offsets"] } else { &["scales"] };
+    let mut parts = vec![codes];
+    for part in grids {
+        let part = format!("{name}.{part}");
+        let one = !format.has_offsets() && rows > 0 && cols > 0 && shards.info(&part)?.shape == [1, 1];
+        let shape = if one { [1, 1] } else { [rows, format.row_groups(cols)] };
+        shards.expect(&part, RawDtype::F16, &shape)?;
+        parts.push(part);
+    }
+    Ok((codec, parts))
 }
 
 /// The packed matrix `name` of `rows` × `cols` weights in `format`, validated.
@@ -94,22 +148,23 @@ pub fn read_packed(
     rows: usize,
     cols: usize,
 ) -> Result<Stored, CheckpointError> {
-    let part = |suffix: &str, dtype, width| {
-        let name = format!("{name}.{suffix}");
-        shards.expect(&name, dtype, &[rows, width])?;
-        Ok(shards.read(&name)?.bytes)
+    let (codec, parts) = packed_parts(shards, name, format, rows, cols)?;
+    let read = |at: usize| match parts.get(at) {
+        Some(part) => shards.read(part).map(|raw| raw.bytes),
+        None => Ok(vec![]),
     };
     let f16 = |bytes: Vec<u8>| bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
-    if cols.checked_mul(format.bits()).is_none() {
-        return Err(shards.bad_tensor(name, format_args!("{cols} columns are too many")));
-    }
-    let groups = format.row_groups(cols);
-    let codes = part("codes", RawDtype::U8, format.row_bytes(cols))?;
-    let scales = f16(part("scales", RawDtype::F16, groups)?);
-    let offsets = match format.has_offsets() {
-        true => f16(part("offsets", RawDtype::F16, groups)?),
-        false => Vec::new(),
+    let codes = match codec {
+        Codec::Fields => Codes::Fields(read(0)?),
+        Codec::Trits => Codes::Trits(read(0)?),
+        Codec::Entropy => {
+            Codes::Entropy(Entropy::parse(rows, read(0)?).map_err(|e| shards.bad_tensor(name, e))?)
+        }
     };
+    let (mut scales, offsets): (Vec<u16>, Vec<u16>) = (f16(read(1)?), f16(read(2)?));
+    if let [one] = scales[..] {
+        scales = vec![one; rows * format.row_groups(cols)];
+    }
     let stored = Stored::Packed(Packed { format, rows, cols, codes, scales, offsets });
     stored.validate().map_err(|e| shards.bad_tensor(name, e))?;
     Ok(stored)

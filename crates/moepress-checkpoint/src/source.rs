@@ -28,6 +28,13 @@ pub struct TensorInfo {
     pub range: Range<u64>,
 }
 
+impl TensorInfo {
+    /// How many bytes it has.
+    pub fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
 /// The tensors of a checkpoint directory, every header checked and no weight read.
 pub struct Shards {
     files: Arc<dyn Files>,
@@ -134,7 +141,7 @@ impl Shards {
         if rows.end > count {
             return Err(self.bad_tensor(name, format_args!("has {count} rows, {rows:?} were asked for")));
         }
-        let row_bytes = (info.range.end - info.range.start).checked_div(count as u64).unwrap_or(0);
+        let row_bytes = info.bytes().checked_div(count as u64).unwrap_or(0);
         let at = |row: usize| info.range.start + row as u64 * row_bytes;
         let bytes = self.read_range(info.shard, at(rows.start)..at(rows.end))?;
         Ok(RawTensor { dtype: info.dtype, shape: [&[rows.len()], inner].concat(), bytes })
@@ -158,9 +165,12 @@ impl Shards {
         self.read_rows(name, rows).map(|raw| Plain { dtype, shape: raw.shape, bytes: raw.bytes })
     }
 
-    /// The error that tensor `name` is wrong for `reason`.
+    /// The error that tensor `name`, or the one whose parts are called `name.…`, is wrong for `reason`.
     pub fn bad_tensor(&self, name: &str, reason: impl ToString) -> CheckpointError {
-        let file = self.tensors.get(name).map_or(&self.dir, |info| &self.paths[info.shard]);
+        let prefix = format!("{name}.");
+        let part = self.tensors.range(prefix.clone()..).next().filter(|(part, _)| part.starts_with(&prefix));
+        let info = self.tensors.get(name).or(part.map(|(_, info)| info));
+        let file = info.map_or(&self.dir, |info| &self.paths[info.shard]);
         CheckpointError::bad_input(file, &format!("tensor {name:?}"), reason)
     }
 

@@ -29,7 +29,7 @@ pub fn matmul(x: &[f32], n: usize, w: &Stored) -> Result<Vec<f32>, MatmulError> 
     let mut tile = vec![0.0; TILE_ROWS.min(rows) * cols];
     for first in (0..rows).step_by(TILE_ROWS) {
         let tile = &mut tile[..TILE_ROWS.min(rows - first) * cols];
-        tile.chunks_exact_mut(cols).enumerate().for_each(|(row, out)| w.row_to_f32(first + row, out));
+        w.rows_to_f32(first, tile);
         product(x, n, tile, cols, &mut y, rows, first);
     }
     Ok(y)

@@ -1,9 +1,11 @@
 //! The closed vocabulary of edits, and what each makes of a description.
 
 use crate::moe::{Expert, Moe, Segment};
+use crate::part::{Part, Projection};
 use crate::spec::{Mlp, ModelSpec};
 use crate::tensor::Tensor;
 use moepress_quant::Format;
+use moepress_quant::codec::Packing;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -47,6 +49,14 @@ pub enum Edit {
         /// Width of each run; they sum to the expert's width.
         widths: Vec<usize>,
     },
+    /// Fits `down_proj` of an expert anew, so that what is left of the expert returns what it did before atoms were
+    /// taken: by least squares on the inputs that reach it, on the walk that writes.
+    Refit {
+        /// Layer index.
+        layer: usize,
+        /// Expert index.
+        expert: usize,
+    },
     /// Chooses a format, to be carried out by a later [`Edit::Encode`].
     Assign {
         /// Name of the tensor.
@@ -64,6 +74,8 @@ pub enum Edit {
         format: Format,
         /// How codes are found.
         solver: Solver,
+        /// How codes are stored.
+        codec: Packing,
     },
 }
 
@@ -90,6 +102,16 @@ pub enum Solver {
         /// Whether columns with stronger inputs are rounded first.
         act_order: bool,
     },
+    /// As GPTQ, on one grid for the whole tensor. Codes are stored in the codec of fewest bytes, and the step grows
+    /// until that takes no more bytes than allowed: what a budget gave the tensor is kept to.
+    Within {
+        /// As of GPTQ.
+        damp: f64,
+        /// Distance of levels to begin with.
+        step: f32,
+        /// Most bytes that the tensor may take, everything counted.
+        bytes: u64,
+    },
 }
 
 /// An edit that does not fit the model it is applied to.
@@ -108,29 +130,36 @@ impl Edit {
             Self::MergeExperts { layer, .. }
             | Self::KeepExperts { layer, .. }
             | Self::KeepAtoms { layer, .. }
-            | Self::CutSegments { layer, .. } => Some(*layer),
+            | Self::CutSegments { layer, .. }
+            | Self::Refit { layer, .. } => Some(*layer),
             Self::Assign { tensor, .. } | Self::Encode { tensor, .. } => tensor.layer(),
             Self::DropCarried => None,
         }
-    }
-
-    /// Whether it can be carried out only when the inputs of its matrix are known. Embedding and head do not wait:
-    /// they are rounded to nearest.
-    pub fn awaits_inputs(&self) -> bool {
-        matches!(
-            self,
-            Self::Encode {
-                tensor: Tensor::Layer(..),
-                format: Format::Grouped(_),
-                solver: Solver::Gptq { .. }
-            }
-        )
     }
 
     /// Whether routing is different afterwards, so that statistics measured before are stale.
     pub fn changes_routing(&self) -> bool {
         matches!(self, Self::MergeExperts { .. } | Self::KeepExperts { .. })
     }
+}
+
+/// For each of `edits`, whether it can be carried out only when the inputs of its matrix are known: on the walk that
+/// writes. What is fitted anew is rounded after that. Embedding and head never wait: they are rounded to nearest.
+pub fn await_inputs(edits: &[Edit]) -> Vec<bool> {
+    let mut refit = BTreeSet::new();
+    let awaits = |edit: &Edit| match edit {
+        Edit::Refit { layer, expert } => {
+            refit.insert((*layer, *expert));
+            true
+        }
+        Edit::Encode { tensor: Tensor::Layer(layer, part), format, solver, .. } => {
+            let fitted = matches!(part, Part::Expert { expert, projection: Projection::Down, .. }
+                if refit.contains(&(*layer, *expert)));
+            fitted || (matches!(format, Format::Grouped(_)) && *solver != Solver::Nearest)
+        }
+        _ => false,
+    };
+    edits.iter().map(awaits).collect()
 }
 
 impl ModelSpec {
@@ -153,6 +182,24 @@ impl ModelSpec {
     /// It names something the model does not have.
     pub fn edit(&mut self, edit: &Edit) -> Result<(), EditError> {
         match edit {
+            Edit::Encode { tensor, solver: Solver::Within { bytes, .. }, .. } => {
+                self.packed.insert(*tensor, *bytes);
+            }
+            Edit::Encode { tensor, .. } | Edit::Assign { tensor, .. } => {
+                self.packed.remove(tensor);
+            }
+            Edit::KeepAtoms { layer, expert, .. }
+            | Edit::CutSegments { layer, expert, .. }
+            | Edit::Refit { layer, expert } => {
+                let of = |tensor: &Tensor| matches!(tensor, Tensor::Layer(at, part) if at == layer && part.expert() == Some(*expert));
+                self.packed.retain(|tensor, _| !of(tensor));
+            }
+            Edit::MergeExperts { .. } | Edit::KeepExperts { .. } => {
+                self.packed.retain(|tensor, _| edit.layer() != tensor.layer());
+            }
+            Edit::DropCarried => {}
+        }
+        match edit {
             Edit::DropCarried => {
                 self.carried.clear();
                 Ok(())
@@ -165,6 +212,7 @@ impl ModelSpec {
                 .or_else(|reason| {
                     err(format!("layer {layer}, expert {expert}: cannot keep atoms: {reason}"))
                 }),
+            Edit::Refit { layer, expert } => self.expert_mut(*layer, *expert).map(drop),
             Edit::CutSegments { layer, expert, widths } => cut(self.expert_mut(*layer, *expert)?, widths)
                 .or_else(|reason| {
                     err(format!("layer {layer}, expert {expert}: cannot cut segments: {reason}"))

@@ -18,7 +18,7 @@ mod validate;
 
 pub use attention::{Attention, Latent, Pairs, QueryKeyNorm, Rope, RopeScaling};
 pub use config::{Config, ConfigError};
-pub use edit::{Edit, EditError, Group, Solver};
+pub use edit::{Edit, EditError, Group, Solver, await_inputs};
 pub use families::{Family, family};
 pub use moe::{Activation, Expert, GroupRank, Moe, Routing, RowGroups, Scores, Segment, Shared};
 pub use part::{Map, Normed, Part, Projection};

@@ -39,6 +39,9 @@ pub struct ModelSpec {
     /// Tensors that belong to the checkpoint and are never run (layers that predict several tokens), by their
     /// names in the source.
     pub carried: BTreeMap<String, Carried>,
+    /// Bytes of the tensors, of those in a checkpoint, whose codes are not in bit fields: what the codes are decides.
+    #[serde(skip)]
+    pub packed: BTreeMap<Tensor, u64>,
 }
 
 /// How hidden states are normed.
@@ -283,8 +286,12 @@ impl ModelSpec {
         true
     }
 
-    /// Bytes of a tensor in its format, scales and offsets included.
+    /// Bytes of a tensor as it is stored, scales and offsets included; where that is not known, with its codes in bit
+    /// fields.
     pub fn stored_bytes(&self, tensor: Tensor) -> u64 {
+        if let Some(&bytes) = self.packed.get(&tensor) {
+            return bytes;
+        }
         match (self.shape(tensor), self.format(tensor)) {
             (Some(shape), Some(format)) => {
                 let cols = shape.last().copied().unwrap_or(1);

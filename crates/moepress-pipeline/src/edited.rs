@@ -1,7 +1,7 @@
 //! A model with edits applied on the way from the disk.
 
 use moepress_checkpoint::{CheckpointError, RawTensor, Share, Source};
-use moepress_model::{Edit, EditError, LayerWeights, ModelSpec, Tensor};
+use moepress_model::{Edit, EditError, LayerWeights, ModelSpec, Tensor, await_inputs};
 use moepress_quant::Stored;
 use moepress_stages::{ApplyError, apply, apply_outside, sources};
 use std::path::Path;
@@ -35,8 +35,20 @@ impl<'a> Edited<'a> {
     /// Never in practice: edits that fit with these fit without.
     pub fn unrounded(&self) -> Result<Self, EditError> {
         let mut unrounded = Self::new(self.source);
-        unrounded.push(self.edits.iter().filter(|edit| !edit.awaits_inputs()).cloned().collect())?;
+        let edits = self.edits.iter().zip(await_inputs(&self.edits));
+        unrounded.push(edits.filter(|(_, waits)| !waits).map(|(edit, _)| edit.clone()).collect())?;
         Ok(unrounded)
+    }
+
+    /// The same model, same in routing, with all atoms of its experts and nothing rounded.
+    ///
+    /// # Errors
+    /// Never in practice: an edit of experts does not depend on their atoms.
+    pub fn original(&self) -> Result<Self, EditError> {
+        let routes = |edit: &&Edit| edit.changes_routing() || **edit == Edit::DropCarried;
+        let mut original = Self::new(self.source);
+        original.push(self.edits.iter().filter(routes).cloned().collect())?;
+        Ok(original)
     }
 
     /// All edits so far.

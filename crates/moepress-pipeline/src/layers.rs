@@ -1,6 +1,6 @@
 //! What became of every expert of the original.
 
-use moepress_model::{Expert, ModelSpec, Projection};
+use moepress_model::{Expert, ModelSpec, Part, Projection, Tensor};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -50,10 +50,11 @@ pub(crate) fn layers(
         let expert = |(index, original): (usize, &Expert)| {
             let mut report = ExpertReport { atoms_before: original.width(), ..ExpertReport::default() };
             report.tokens = routed.map(|tokens| tokens[index]);
-            if let Some(expert) = left.iter().find(|expert| expert.sources.contains(&index)) {
+            let sources = |(_, expert): &(usize, &Expert)| expert.sources.contains(&index);
+            if let Some((at, expert)) = left.iter().enumerate().find(sources) {
                 report.atoms = expert.width();
                 report.shared_by.clone_from(&expert.sources);
-                report.bytes = bytes(expert, after.hidden);
+                report.bytes = bytes(after, layer, at, expert);
                 let weights = Projection::ALL.len() * expert.width() * after.hidden;
                 report.bpw = 8.0 * report.bytes as f64 / weights.max(1) as f64;
             }
@@ -64,13 +65,11 @@ pub(crate) fn layers(
     before.moe_layers().map(layer).collect()
 }
 
-fn bytes(expert: &Expert, hidden: usize) -> u64 {
-    let matrices = expert.segments.iter().flat_map(|segment| Projection::ALL.map(|p| (segment, p)));
-    let bytes = matrices.map(|(segment, projection)| {
-        let [rows, cols] = projection.shape(hidden, segment.width);
-        segment.format(projection).stored_bytes(rows, cols)
+fn bytes(spec: &ModelSpec, layer: usize, index: usize, expert: &Expert) -> u64 {
+    let matrices = (0..expert.segments.len()).flat_map(|segment| {
+        Projection::ALL.map(|projection| Part::Expert { expert: index, segment, projection })
     });
-    bytes.sum()
+    matrices.map(|part| spec.stored_bytes(Tensor::Layer(layer, part))).sum()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod memory;
 mod plan;
 mod report;
 mod rounded;
+mod routing;
 mod run;
 mod stats;
 mod texts;
@@ -27,6 +28,7 @@ pub use report::{
     CalibrationReport, Comparison, LossReport, PhaseReport, Report, SCHEMA_VERSION, Seconds, StageReport,
     UnderMeasuredReport, Verdict,
 };
+pub use routing::{PairReport, RoutingReport, RunReport, SuccessionReport};
 pub use run::{Judge, Outcome, Render, Run, run};
 pub use stats::{Measure, Shard, StatisticsFile, StatisticsHeader, measure, merge};
 pub use texts::{TextReport, TextSet, TextsReport, load_texts};

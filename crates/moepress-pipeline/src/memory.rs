@@ -1,18 +1,18 @@
 //! How much memory a run will need, from sizes alone.
 
 use crate::PipelineError;
+use crate::plan::Writes;
 use moepress_calibrate::{Layout, Work, Writing};
 use moepress_checkpoint::available_memory;
 use moepress_model::{ModelSpec, Tensor};
 use moepress_stats::Needs;
-use std::collections::BTreeSet;
 
 /// What a run does.
 pub struct Load<'a> {
     /// What each sweep measures.
     pub sweeps: Vec<&'a Needs>,
-    /// The model before matrices are rounded on the walk that writes, and those matrices.
-    pub rounding: Option<(&'a ModelSpec, &'a BTreeSet<Tensor>)>,
+    /// What the walk that writes decides, if anything.
+    pub rounding: Option<&'a Writes>,
     /// Calibration tokens.
     pub tokens: usize,
     /// Tokens of a calibration window.
@@ -56,8 +56,8 @@ pub fn predict(before: &ModelSpec, after: &ModelSpec, load: &Load<'_>) -> Result
         let chosen = Layout::choose(before, &work, allowed(load.limit), true);
         ways.push((chosen, Layout::least_allowed(before, &work)));
     }
-    if let Some((unrounded, rounded)) = load.rounding {
-        let work = Writing { tokens, window, threads, rounded };
+    if let Some(Writes { unrounded, original, rounded, refit }) = load.rounding {
+        let work = Writing { tokens, window, threads, rounded, refit, original };
         let chosen = Layout::writing(unrounded, &work, allowed(load.limit), true);
         let least = Layout::writing(unrounded, &work, Some(0), true);
         ways.push((chosen, least.map_or_else(|needed| needed, |layout| layout.peak)));

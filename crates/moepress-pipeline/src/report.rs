@@ -3,6 +3,7 @@
 use crate::PipelineError;
 use crate::layers::LayerReport;
 use crate::plan::Sizes;
+use crate::routing::RoutingReport;
 use crate::texts::TextsReport;
 use moepress_eval::Evaluation;
 use serde::Serialize;
@@ -35,6 +36,10 @@ pub struct Report {
     pub stages: Vec<StageReport>,
     /// What became of every routed expert of the original.
     pub layers: Vec<LayerReport>,
+    /// The routing of the original, layer by layer; empty when it was not measured, or only on an edited model.
+    pub routing: Vec<RoutingReport>,
+    /// The routing of the result, where the recipe asks for it. Matrices that gptq rounds are rounded to nearest there.
+    pub routing_after: Vec<RoutingReport>,
     /// What was measured on, when anything was.
     pub calibration: Option<CalibrationReport>,
     /// Quality of the result beside the original, when the recipe asks for it.

@@ -1,7 +1,7 @@
 //! What a solver did with all matrices, in a few lines.
 
 use moepress_quant::solve::Curvature;
-use moepress_stages::Solved;
+use moepress_stages::{Decided, Solved};
 
 /// Counts over the matrices that were rounded by what reaches them.
 #[derive(Debug, Default)]
@@ -18,10 +18,28 @@ pub(crate) struct Rounded {
     /// Squared output errors, and those of rounding to nearest.
     ratios: f64,
     compared: usize,
+    /// Experts fitted anew, and those where no fit did better on held-out windows.
+    refit: usize,
+    left: usize,
+    /// Squared errors on held-out windows before and after.
+    before: f64,
+    after: f64,
 }
 
 impl Rounded {
-    pub fn add(&mut self, solved: &Solved) {
+    pub fn add(&mut self, decided: &Decided) {
+        decided.solved.iter().for_each(|solved| self.add_solved(solved));
+        if let Some(refit) = decided.refit {
+            match refit.ridge {
+                Some(_) => self.refit += 1,
+                None => self.left += 1,
+            }
+            self.before += refit.before;
+            self.after += refit.after;
+        }
+    }
+
+    fn add_solved(&mut self, solved: &Solved) {
         let report = &solved.report;
         self.matrices += 1;
         match report.curvature {
@@ -42,7 +60,18 @@ impl Rounded {
     /// Lines for the report.
     pub fn notes(&self) -> Vec<String> {
         let percent = |share: f64| format!("{:.1}%", 100.0 * share);
-        let mut notes = vec![format!("gptq: {} matrices were rounded by what reaches them", self.matrices)];
+        let mut notes = vec![];
+        if self.refit + self.left > 0 {
+            notes.push(format!(
+                "compensate: down_proj of {} experts was fitted anew, their squared error on held-out windows went to {}; {} are as they were, no fit did better there",
+                self.refit,
+                percent(self.after / self.before.max(f64::MIN_POSITIVE)),
+                self.left,
+            ));
+        }
+        if self.matrices > 0 {
+            notes.push(format!("gptq: {} matrices were rounded by what reaches them", self.matrices));
+        }
         if self.compared > 0 {
             notes.push(format!(
                 "gptq: their squared output error is on average {} of that of rounding to nearest; {} of their rows are as that leaves them",
@@ -79,7 +108,7 @@ mod tests {
         let mut rounded = Rounded::default();
         let mut add = |curvature, objective, rows_nearest| {
             let report = Report { curvature, objective, objective_nearest: 4.0, rows_nearest };
-            rounded.add(&Solved { rows: 8, report });
+            rounded.add_solved(&Solved { rows: 8, report });
         };
         add(Curvature::Gram { damp: 1.0, tries: 1 }, 1.0, 1);
         add(Curvature::Gram { damp: 1.0, tries: 3 }, 3.0, 3);

@@ -5,14 +5,15 @@ use crate::clock::Clock;
 use crate::edited::Edited;
 use crate::layers::layers;
 use crate::memory::allowed;
-use crate::plan::{Plan, Sizes, plan_with, unedited_needs};
+use crate::plan::{Plan, Sizes, description, plan_with, unedited_needs};
 use crate::report::{
     CalibrationReport, Comparison, Report, SCHEMA_VERSION, Seconds, StageReport, UnderMeasuredReport, Verdict,
 };
-use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows};
+use crate::routing::{RoutingReport, routing};
+use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows, text_of_windows};
 use crate::texts::{TextSet, load_texts};
 use crate::write::write;
-use moepress_calibrate::{Means, Spool, rounding_costs, sweep};
+use moepress_calibrate::{Means, Spool, Windows, ladders, rounding_costs, sweep, weight_statistics};
 use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, peak_memory};
 use moepress_eval::{decode_speed, evaluate};
 use moepress_model::Edit;
@@ -20,7 +21,7 @@ use moepress_nn::Device;
 use moepress_recipe::{Coverage, Recipe};
 use moepress_runtime::Model;
 use moepress_stages::{Evidence, Stage, UnderMeasured, check_coverage};
-use moepress_stats::{Need, Of, Quantity, RoundingCosts, Statistics};
+use moepress_stats::{Need, Needs, Of, Quantity, RoundingCosts, Statistics};
 use moepress_text::Tokenizer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -80,7 +81,9 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     if let Some(path) = job.statistics_from {
         let (needs, _) = unedited_needs(job.recipe, &plan)?;
         let windows = texts.calibration.as_ref().map(all_windows).unwrap_or_default();
-        let wanted = Wanted { spec: checkpoint.spec(), model: &model, windows: &windows, needs };
+        let of_windows = texts.calibration.as_ref().map(text_of_windows).unwrap_or_default();
+        let wanted =
+            Wanted { spec: checkpoint.spec(), model: &model, windows: &windows, texts: &of_windows, needs };
         texts.given = Some(Given::read(job.files.as_ref(), path, &wanted)?);
     }
     seconds.text = clock.lap("read text and headers");
@@ -101,6 +104,13 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     (seconds.measure, seconds.decide) = (measured.seconds[0], measured.seconds[1]);
     for note in measured.stages.iter().flat_map(|stage| &stage.notes) {
         progress.note(note);
+    }
+    let routing_after = match texts.calibration.as_ref().filter(|_| job.recipe.describe) {
+        Some(set) => routing(edited.spec(), &sweep_set(&edited, set, &description(), &means, progress)?),
+        None => vec![],
+    };
+    if job.recipe.describe {
+        seconds.measure += clock.lap("describe the result");
     }
 
     let windows = texts.calibration.as_ref().map(all_windows).unwrap_or_default();
@@ -123,6 +133,7 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     writer.write_file("recipe.yaml", recipe.as_bytes())?;
     writer.write_file("edits.json", &lines(edited.edits())?)?;
     writer.write_manifest(edited.spec(), inputs, &recipe)?;
+    let written = writer.sized(edited.spec());
     seconds.write = clock.lap("apply and write");
 
     let evaluation = match &texts.evaluation {
@@ -142,10 +153,12 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         against: None,
         family: plan.family.clone(),
         before: plan.before.clone(),
-        after: Sizes::of(edited.spec()),
+        after: Sizes::of(&written),
         notes: plan.notes.iter().chain(texts.notes()).cloned().collect(),
         stages: measured.stages,
-        layers: layers(checkpoint.spec(), edited.spec(), &measured.routed),
+        layers: layers(checkpoint.spec(), &written, &measured.routed),
+        routing: measured.routing,
+        routing_after,
         // Also when nothing was measured before the walk that writes.
         calibration: measured.calibration.or_else(|| {
             let of = |set| calibration(set, texts.window, &Statistics::default(), plan.coverage, &[]);
@@ -216,6 +229,8 @@ struct Measured {
     calibration: Option<CalibrationReport>,
     /// Tokens per expert by layer in the first sweep.
     routed: BTreeMap<usize, Vec<u64>>,
+    /// Of the original.
+    routing: Vec<RoutingReport>,
     last: Option<Sweep>,
     /// Spent on measuring and on deciding.
     seconds: [f64; 2],
@@ -256,12 +271,15 @@ fn decide(
             let given = texts.given.as_ref().filter(|_| measured.calibration.is_none());
             stats = match given {
                 Some(given) => given.file.sums.clone(),
-                None => sweep(edited, &all_windows(set), needs, means, progress)?,
+                None => sweep_set(edited, set, needs, means, progress)?,
             };
             let under_measured = check_coverage(edited.spec(), &stats, plan.coverage)?;
             if measured.calibration.is_none() {
                 let report = calibration(set, texts.window, &stats, plan.coverage, &under_measured);
                 measured.calibration = Some(report);
+                if !edited.edits().iter().any(Edit::changes_routing) {
+                    measured.routing = routing(edited.spec(), &stats);
+                }
                 measured.routed =
                     routed(&stats).map(|(layer, n)| (layer, n.iter().map(|&n| n as u64).collect())).collect();
             }
@@ -270,16 +288,23 @@ fn decide(
                 measured.last = Some(Sweep { stats: stats.clone(), groups, edits });
             }
         }
-        let costs = match stage.needs() {
-            needs if needs.formats.is_empty() => RoundingCosts::default(),
-            needs => rounding_costs(edited, &stats, &needs, progress)?,
+        let needs = stage.needs();
+        let mut costs = match needs.weighs_tensors() {
+            true => rounding_costs(edited, &stats, &needs, progress)?,
+            false => RoundingCosts::default(),
         };
+        if let Some(need) = &needs.ladders {
+            costs.ladders = ladders(edited, &stats, need, progress)?;
+        }
+        let weights = weight_statistics(edited, &needs.weights, progress)?;
         measured.seconds[0] += clock.lap(format!("measure for {name}"));
         if progress.cancelled() {
             return Err(PipelineError::Cancelled);
         }
         let (spec, coverage) = (edited.spec(), plan.coverage);
-        let decision = stage.decide(&Evidence { spec, stats: &stats, costs: &costs, coverage })?;
+        let evidence =
+            Evidence { spec, stats: &stats, costs: &costs, weights: &weights, texts: &plan.texts, coverage };
+        let decision = stage.decide(&evidence)?;
         decision.edits.iter().for_each(|edit| stats.follow(edit));
         let edits = decision.edits.len();
         edited.push(decision.edits)?;
@@ -288,6 +313,19 @@ fn decide(
         measured.stages.push(StageReport { what: stage.describe(), edits, notes: decision.notes, after });
     }
     Ok(measured)
+}
+
+/// Measures on all windows of the calibration texts.
+fn sweep_set(
+    edited: &Edited<'_>,
+    set: &TextSet,
+    needs: &Needs,
+    means: &Means,
+    progress: &dyn Progress,
+) -> Result<Statistics, PipelineError> {
+    let windows = all_windows(set);
+    let windows = Windows::of_texts(&windows, text_of_windows(set), set.texts.len());
+    Ok(sweep(edited, windows, needs, means, progress)?)
 }
 
 /// Tokens per expert of every layer with experts.

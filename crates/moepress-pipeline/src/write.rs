@@ -3,11 +3,10 @@
 use crate::PipelineError;
 use crate::edited::Edited;
 use crate::rounded::Rounded;
-use moepress_calibrate::{Gram, Matrices, Means, Walk};
+use moepress_calibrate::{Matrices, Means, Reached, Undecided, Walk};
 use moepress_checkpoint::{CompactWriter, Progress, Source};
-use moepress_model::{LayerWeights, Part, Tensor};
-use moepress_stages::{Rounding, awaited, round};
-use std::collections::{BTreeMap, BTreeSet};
+use moepress_model::{LayerWeights, Tensor};
+use moepress_stages::{Inputs, Sums, Waiting, awaited, round};
 
 /// Writes all tensors. Matrices whose solver waits for its inputs are rounded on a walk of the calibration windows
 /// through the layers as they are written. Returns what is to be said about those.
@@ -25,25 +24,29 @@ pub(crate) fn write(
         .collect::<Result<Vec<_>, PipelineError>>()?;
     writer.write_shard(outside)?;
     let layers = 0..spec.layers.len();
-    let waiting = layers.map(|layer| awaited(layer, edited.edits())).collect::<Result<Vec<_>, _>>()?;
+    let waiting = layers.map(|layer| awaited(spec, layer, edited.edits())).collect::<Result<Vec<_>, _>>()?;
     let mut notes = vec![];
-    if waiting.iter().all(BTreeMap::is_empty) {
+    if waiting.iter().all(Waiting::is_empty) {
         write_layers(writer, waiting.len(), progress, |layer| Ok(edited.layer(layer)?))?;
     } else {
-        let unrounded = edited.unrounded()?;
-        let tensors = |(layer, waiting): (usize, &BTreeMap<Part, Rounding>)| {
-            waiting.keys().map(|&part| Tensor::Layer(layer, part)).collect::<Vec<_>>()
-        };
-        let tensors: BTreeSet<Tensor> = waiting.iter().enumerate().flat_map(tensors).collect();
-        let mut walk = Walk::new(&unrounded, windows, &tensors, means, progress)?;
+        let (unrounded, original) = (edited.unrounded()?, edited.original()?);
+        let layers = || waiting.iter().enumerate();
+        let tensors = layers().flat_map(|(layer, waiting)| {
+            waiting.matrices.keys().map(move |&part| Tensor::Layer(layer, part))
+        });
+        let refit =
+            layers().flat_map(|(layer, waiting)| waiting.refit.iter().map(move |&expert| (layer, expert)));
+        let (tensors, refit) = (tensors.collect(), refit.collect());
+        let undecided = Undecided { rounded: &tensors, refit: &refit, original: &original };
+        let mut walk = Walk::new(&unrounded, windows, undecided, means, progress)?;
         let mut rounded = Rounded::default();
         let written = write_layers(writer, waiting.len(), progress, |layer| {
-            let solve = |gram: &Gram, mut matrices: Matrices| {
-                let solved = round(layer, &waiting[layer], &gram.sums, &mut matrices)?;
-                Ok::<_, PipelineError>((matrices, solved))
+            let solve = |reached: &Reached, mut matrices: Matrices| {
+                let decided = round(layer, &waiting[layer], inputs(reached), &mut matrices)?;
+                Ok::<_, PipelineError>((matrices, decided))
             };
-            let (weights, solved) = walk.layer(&solve)?;
-            solved.iter().flatten().for_each(|solved| rounded.add(solved));
+            let (weights, decided) = walk.layer(&solve)?;
+            decided.iter().for_each(|decided| rounded.add(decided));
             Ok(weights)
         });
         // What went wrong first is the better story.
@@ -54,6 +57,16 @@ pub(crate) fn write(
     }
     writer.write_carried(edited)?;
     Ok(notes)
+}
+
+/// What solvers are told of what reaches matrices.
+fn inputs(reached: &Reached) -> Inputs<'_> {
+    fn sums(of: &moepress_calibrate::Sums) -> Option<Sums<'_>> {
+        let wanted = of.wanted.as_ref()?;
+        Some(Sums { gram: &of.gram.sums, cross: &wanted.cross, power: wanted.power })
+    }
+    let wanted = sums(&reached.all).zip(reached.held_out.as_ref().and_then(sums));
+    Inputs { gram: &reached.all.gram.sums, wanted }
 }
 
 fn write_layers(

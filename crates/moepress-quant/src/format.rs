@@ -28,7 +28,7 @@ impl Dtype {
 /// What the codes of a grouped format stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Code {
-    /// −1, 0, +1 times the group's scale, in two-bit fields.
+    /// −1, 0, +1 times the group's scale; two bits where codes have fields.
     Ternary,
     /// Unsigned integers of that many bits (2, 3, 4 or 8) on the group's grid.
     Int(u8),
@@ -57,7 +57,7 @@ impl Grouped {
         if group == Self::ROW { "row".to_owned() } else { format!("g{group}") }
     }
 
-    /// Bits of one stored code.
+    /// Bits of one code in a field of its own.
     pub const fn bits(self) -> usize {
         match self.code {
             Code::Ternary => 2,
@@ -65,10 +65,23 @@ impl Grouped {
         }
     }
 
-    /// Bytes of one packed row of `cols` codes; every row starts on a byte.
+    /// Codes there are: 0 to one less.
+    pub const fn levels(self) -> usize {
+        match self.code {
+            Code::Ternary => 3,
+            Code::Int(bits) => 1 << bits,
+        }
+    }
+
+    /// Bytes of one row of `cols` codes in bit fields; every row starts on a byte.
     pub const fn row_bytes(self, cols: usize) -> usize {
         // Whole bytes first, so that no `cols` overflows.
         cols / 8 * self.bits() + (cols % 8 * self.bits()).div_ceil(8)
+    }
+
+    /// Bytes of a `rows` × `cols` matrix with codes in bit fields, scales and offsets included.
+    pub const fn stored_bytes(self, rows: usize, cols: usize) -> u64 {
+        Format::Grouped(self).stored_bytes(rows, cols)
     }
 
     /// Groups of one row of `cols` weights.
@@ -92,7 +105,9 @@ pub enum Format {
 }
 
 impl Format {
-    /// Bytes of a `rows` × `cols` matrix in this format, scales and offsets included.
+    /// Bytes of a `rows` × `cols` matrix in this format with codes in bit fields, scales and offsets included. Of a
+    /// ternary matrix and of any whose codes are not all alike often, [`Packing::Best`](crate::codec::Packing::Best)
+    /// makes less.
     pub const fn stored_bytes(self, rows: usize, cols: usize) -> u64 {
         let bytes = match self {
             Self::Plain(dtype) => rows * cols * dtype.bytes(),

@@ -1,10 +1,11 @@
 //! Number formats: what a format is and costs, how a matrix is rounded to it, packed and read back.
 //!
-//! A [`Format`] describes, a [`Stored`] holds. Everything here works on plain slices; there is no file
+//! A [`Format`] describes, a [`Stored`] holds, a [`codec`] turns codes into bytes. Everything here works on plain slices; there is no file
 //! and no model in it. To add a grouped format, write `formats/<format>.rs` and one line in [`formats`].
 
 #![warn(missing_docs)]
 
+pub mod codec;
 mod format;
 pub mod formats;
 pub mod solve;

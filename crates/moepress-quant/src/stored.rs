@@ -1,6 +1,8 @@
 //! Tensors as they are stored: plain numbers or packed codes, as owned little-endian bytes.
 
-use crate::{Code, Dtype, Format, Grouped};
+use crate::codec::{Codes, Packing};
+use crate::formats::{decode_codes, decode_row};
+use crate::{Dtype, Format, Grouped};
 use half::slice::HalfFloatSliceExt;
 
 /// Plain numbers, little-endian, row-major.
@@ -23,8 +25,8 @@ pub struct Packed {
     pub rows: usize,
     /// Columns (inputs of a linear map); groups run along them.
     pub cols: usize,
-    /// `rows * format.row_bytes(cols)` bytes.
-    pub codes: Vec<u8>,
+    /// The codes, row-major.
+    pub codes: Codes,
     /// f16 bits, `[rows, format.row_groups(cols)]`.
     pub scales: Vec<u16>,
     /// f16 bits of the same shape; empty when the format stores none.
@@ -63,6 +65,14 @@ pub enum StoredError {
         part: &'static str,
         /// Position of the first such element.
         index: usize,
+    },
+    /// Bytes that no codec makes of the format's codes.
+    #[error("the codes from row {row} on {reason}")]
+    Codes {
+        /// The first row they are of.
+        row: usize,
+        /// What is wrong with them.
+        reason: &'static str,
     },
     /// A code that the format cannot produce.
     #[error("row {row} holds code {code}, which the format does not have")]
@@ -151,10 +161,12 @@ impl Stored {
         self.len() == 0
     }
 
-    /// Bytes it occupies, scales and offsets included.
+    /// Bytes it occupies as it is stored, scales and offsets included.
     pub fn stored_bytes(&self) -> u64 {
-        let (rows, cols) = self.matrix_shape();
-        self.format().stored_bytes(rows, cols)
+        match self {
+            Self::Plain(plain) => plain.bytes.len() as u64,
+            Self::Packed(packed) => packed.stored_bytes(),
+        }
     }
 
     /// All weights as f32, row-major.
@@ -167,9 +179,16 @@ impl Stored {
 
     /// One row as f32 into `out` (as long as the last dimension).
     pub fn row_to_f32(&self, row: usize, out: &mut [f32]) {
+        self.rows_to_f32(row, out);
+    }
+
+    /// The rows from `first` on as f32 into `out`, a whole number of rows (as long as the last dimension).
+    ///
+    /// Many rows at a time cost less than one by one.
+    pub fn rows_to_f32(&self, first: usize, out: &mut [f32]) {
         match self {
-            Self::Plain(plain) => plain.read_f32(row * out.len(), out),
-            Self::Packed(packed) => packed.row_to_f32(row, out),
+            Self::Plain(plain) => plain.read_f32(first * self.matrix_shape().1, out),
+            Self::Packed(packed) => packed.rows_to_f32(first, out),
         }
     }
 
@@ -193,53 +212,79 @@ impl Stored {
             Self::Packed(packed) => {
                 let format = packed.format;
                 crate::formats::implementation(format).ok_or(StoredError::Format(self.format()))?;
-                let (bytes, groups) = (format.row_bytes(packed.cols), format.row_groups(packed.cols));
-                length("codes", &[packed.rows, bytes], packed.codes.len())?;
+                let groups = format.row_groups(packed.cols);
                 length("scales", &[packed.rows, groups], packed.scales.len())?;
                 let offsets = if format.has_offsets() { groups } else { 0 };
                 length("offsets", &[packed.rows, offsets], packed.offsets.len())?;
                 let f16 = |bits: &u16| half::f16::from_bits(*bits).to_f32();
                 finite("scales", packed.scales.iter().map(f16))?;
                 finite("offsets", packed.offsets.iter().map(f16))?;
-                packed.check_codes()
+                packed.codes.check(format, packed.rows, packed.cols)
             }
         }
     }
 }
 
 impl Packed {
-    /// One row as f32 into `out` (length `cols`).
-    pub fn row_to_f32(&self, row: usize, out: &mut [f32]) {
-        let (width, groups) = (self.format.row_bytes(self.cols), self.format.row_groups(self.cols));
-        let bytes = &self.codes[row * width..(row + 1) * width];
-        let scales = &self.scales[row * groups..(row + 1) * groups];
-        let offsets = match self.format.has_offsets() {
-            true => &self.offsets[row * groups..(row + 1) * groups],
-            false => &[][..],
+    /// Bytes it occupies as it is stored, scales and offsets included.
+    pub fn stored_bytes(&self) -> u64 {
+        let grids = if self.one_scale() { 1 } else { self.scales.len() + self.offsets.len() };
+        (self.codes.bytes().len() + 2 * grids) as u64
+    }
+
+    /// Whether one scale stands for all of them in a file.
+    pub fn one_scale(&self) -> bool {
+        self.offsets.is_empty()
+            && self.scales.windows(2).all(|pair| pair[0] == pair[1])
+            && !self.scales.is_empty()
+    }
+
+    /// The same matrix with its codes in another codec.
+    pub fn repacked(self, packing: Packing) -> Self {
+        let mut codes = vec![0; self.rows * self.cols];
+        self.read_codes(0, &mut codes);
+        Self { codes: Codes::pack(self.format, self.rows, self.cols, &codes, packing), ..self }
+    }
+
+    /// The codes of the rows from `first` on into `out`, a whole number of rows, one a byte, in any codec.
+    pub fn read_codes(&self, first: usize, out: &mut [u8]) {
+        self.codes.read(self.format, self.cols, first, out);
+    }
+
+    /// The rows from `first` on as f32 into `out`, a whole number of rows.
+    ///
+    /// Many rows at a time cost less than one by one.
+    pub fn rows_to_f32(&self, first: usize, out: &mut [f32]) {
+        if out.is_empty() {
+            return;
+        }
+        let groups = self.format.row_groups(self.cols);
+        let grids = |row: usize| {
+            let groups = row * groups..(row + 1) * groups;
+            (&self.scales[groups.clone()], self.offsets.get(groups).unwrap_or_default())
         };
-        crate::formats::decode_row(self.format, bytes, scales, offsets, out);
+        let (len, rows) = (out.len(), out.chunks_exact_mut(self.cols).zip(first..));
+        if let Codes::Fields(bytes) = &self.codes {
+            let width = self.format.row_bytes(self.cols);
+            for (out, row) in rows {
+                let (scales, offsets) = grids(row);
+                decode_row(self.format, &bytes[row * width..(row + 1) * width], scales, offsets, out);
+            }
+            return;
+        }
+        let mut codes = vec![0; len];
+        self.read_codes(first, &mut codes);
+        for ((out, row), codes) in rows.zip(codes.chunks_exact(self.cols)) {
+            let (scales, offsets) = grids(row);
+            decode_codes(self.format, codes, scales, offsets, out);
+        }
     }
 
     /// All weights as f32, row-major.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.rows * self.cols];
-        if self.cols > 0 {
-            out.chunks_exact_mut(self.cols).enumerate().for_each(|(row, out)| self.row_to_f32(row, out));
-        }
+        self.rows_to_f32(0, &mut out);
         out
-    }
-
-    fn check_codes(&self) -> Result<(), StoredError> {
-        if self.format.code != Code::Ternary {
-            return Ok(());
-        }
-        let width = self.format.row_bytes(self.cols);
-        for (at, byte) in self.codes.iter().enumerate() {
-            if byte & (byte >> 1) & 0x55 != 0 {
-                return Err(StoredError::Code { row: at / width, code: 3 });
-            }
-        }
-        Ok(())
     }
 }
 

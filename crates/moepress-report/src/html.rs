@@ -3,7 +3,7 @@
 mod charts;
 mod element;
 
-use self::charts::{Pair, bars, heat_maps, histogram, pairs};
+use self::charts::{Pair, arcs, bars, heat_maps, histogram, pairs};
 use self::element::{definitions, escape, figure, folded, section, table};
 use crate::story::{explained, story};
 use crate::tables;
@@ -48,6 +48,7 @@ pub fn html(report: &Report) -> String {
         body += &quality(comparison);
     }
     body += &experts(report);
+    body += &routing(report);
     body += &stages(report);
     body += &losses(report);
     if report.command == "run" {
@@ -193,6 +194,19 @@ fn experts(report: &Report) -> String {
         "What is left of the experts",
         &(figure(&heat_maps(&report.layers), note) + &table(&tables::experts(report))),
     )
+}
+
+fn routing(report: &Report) -> String {
+    let Some(rows) = tables::routing(report) else { return String::new() };
+    let experts = report.layers.iter().map(|layer| layer.experts.len()).max().unwrap_or(0);
+    let note = "Experts of a layer that the same tokens go to, in the original: the thicker an arc, the larger the share of the \
+                tokens of one that also go to the other.";
+    let drawn = match report.routing.iter().any(|layer| !layer.pairs.is_empty()) {
+        true => figure(&arcs(&report.routing, experts), note),
+        false => String::new(),
+    };
+    let columns = format!("<p class=\"note\">{}.</p>\n", escape(tables::ROUTING));
+    section("Routing", &(drawn + &folded("Figures of every layer", &(table(&rows) + &columns))))
 }
 
 fn stages(report: &Report) -> String {

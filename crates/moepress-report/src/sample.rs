@@ -2,8 +2,9 @@
 
 use moepress_eval::{Divergence, Evaluation, Histogram, Increase, Likelihood, Overall, TextScore};
 use moepress_pipeline::{
-    CalibrationReport, Comparison, ExpertReport, LayerReport, LossReport, PhaseReport, Report, Seconds,
-    SizeOf, Sizes, StageReport, TextReport, TextsReport, UnderMeasuredReport, Verdict,
+    CalibrationReport, Comparison, ExpertReport, LayerReport, LossReport, PairReport, PhaseReport, Report,
+    RoutingReport, RunReport, Seconds, SizeOf, Sizes, StageReport, SuccessionReport, TextReport, TextsReport,
+    UnderMeasuredReport, Verdict,
 };
 
 const TEXTS: [&str; 3] = ["novel", "drama", "code"];
@@ -37,6 +38,8 @@ pub(crate) fn plain() -> Report {
         after,
         notes: vec![],
         layers: (1..4).map(|index| layer(index, false)).collect(),
+        routing: vec![],
+        routing_after: vec![],
         calibration: None,
         evaluation: None,
         losses: vec![],
@@ -91,7 +94,19 @@ pub(crate) fn evaluated() -> Report {
     };
     let gates = vec![verdict("kld_mean>0.1", 0.0412, 0.1, false), verdict("top1<0.95", 0.912, 0.95, true)];
     let layers = (1..4).map(|index| layer(index, true)).collect();
-    Report { calibration: Some(calibration), evaluation: Some(evaluation), layers, losses, gates, ..plain() }
+    let routing: Vec<_> = (1..4).map(routing).collect();
+    let routing_after =
+        routing.iter().map(|r| RoutingReport { variation: r.variation + 0.2, ..r.clone() }).collect();
+    Report {
+        calibration: Some(calibration),
+        evaluation: Some(evaluation),
+        layers,
+        losses,
+        gates,
+        routing,
+        routing_after,
+        ..plain()
+    }
 }
 
 /// A run whose every name is an attack.
@@ -152,6 +167,22 @@ fn layer(layer: usize, measured: bool) -> LayerReport {
         ExpertReport { atoms_before: 32, atoms, shared_by, bytes: 3 * 16 * atoms as u64, bpw: 4.25, tokens }
     };
     LayerReport { layer, experts: (0..16).map(expert).collect() }
+}
+
+fn routing(layer: usize) -> RoutingReport {
+    let pair = |first, second| PairReport { first, second, tokens: 1200, of_first: 0.41 };
+    let run = |tokens, srp| RunReport { tokens, srp, held: srp.map(|_| 1.8), sch: 0.71, cache: 8 };
+    RoutingReport {
+        layer,
+        variation: 0.62,
+        peak: 2.4,
+        evenness: 0.93,
+        collaboration: Some(0.18),
+        pairs: vec![pair(3, 7), pair(0, 12)],
+        succession: (layer > 1)
+            .then(|| SuccessionReport { likeliest: 0.44, pairs: vec![pair(5, 2), pair(1, 1)] }),
+        runs: vec![run(4, Some(0.66)), run(16, Some(0.58)), run(64, Some(0.55)), run(256, None)],
+    }
 }
 
 fn evaluation(worse: f64, divergence: Option<Divergence>) -> Evaluation {

@@ -1,15 +1,21 @@
 //! Applying edits to the weights of a layer. The only place where weights change.
 
-mod gptq;
 mod merge;
+mod refit;
+mod round;
+mod waiting;
 
 use moepress_model::{Edit, Group, LayerWeights, ModelSpec, Part, Projection, Solver, Tensor};
+use moepress_numerics::linalg::LinalgError;
+use moepress_quant::codec::Packing;
 use moepress_quant::formats::{EncodeError, encode_nearest};
-use moepress_quant::solve::SolveError;
+use moepress_quant::solve::{Factor, Run, SolveError};
 use moepress_quant::{Format, Plain, Stored};
 use std::collections::BTreeSet;
 
-pub use gptq::{Rounding, Solved, awaited, round};
+pub use moepress_numerics::ridge::Sums;
+pub use round::{Decided, Inputs, Refitted, Solved, round};
+pub use waiting::{Rounding, Waiting, awaited};
 
 /// An edit that the weights do not allow.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +38,16 @@ pub enum ApplyError {
         tensor: String,
         /// Where and why.
         source: SolveError,
+    },
+    /// Sums that no map can be fitted to.
+    #[error("{tensor}: cannot be fitted anew: {source}")]
+    Refit {
+        /// The tensor.
+        tensor: String,
+        /// Index of its expert.
+        expert: usize,
+        /// What is wrong.
+        source: LinalgError,
     },
     /// A tensor is not there, or is quantized where it must be plain.
     #[error("layer {layer}: {part} is missing or already quantized")]
@@ -95,13 +111,15 @@ pub fn apply(
                 });
                 layer_weights.runs(*expert, &runs.collect::<Vec<_>>())?;
             }
-            Edit::Assign { .. } | Edit::DropCarried => {}
-            Edit::Encode { tensor, format, solver } => {
+            // Fitted on the walk that writes.
+            Edit::Refit { .. } | Edit::Assign { .. } | Edit::DropCarried => {}
+            Edit::Encode { tensor, format, solver, codec } => {
                 if let Tensor::Layer(_, part) = tensor
                     && layer_weights.has(*part)
                 {
                     let stored = layer_weights.take(*part)?;
-                    weights.insert(*part, encode(*tensor, Stored::Plain(stored), *format, *solver)?);
+                    let stored = encode(*tensor, Stored::Plain(stored), *format, *solver, *codec)?;
+                    weights.insert(*part, stored);
                 }
             }
         }
@@ -116,24 +134,38 @@ pub fn apply(
 /// As [`apply`].
 pub fn apply_outside(tensor: Tensor, mut stored: Stored, edits: &[Edit]) -> Result<Stored, ApplyError> {
     for edit in edits {
-        if let Edit::Encode { tensor: target, format, solver } = edit
+        if let Edit::Encode { tensor: target, format, solver, codec } = edit
             && *target == tensor
         {
-            stored = encode(tensor, stored, *format, *solver)?;
+            stored = encode(tensor, stored, *format, *solver, *codec)?;
         }
     }
     Ok(stored)
 }
 
-fn encode(tensor: Tensor, stored: Stored, format: Format, solver: Solver) -> Result<Stored, ApplyError> {
+fn encode(
+    tensor: Tensor,
+    stored: Stored,
+    format: Format,
+    solver: Solver,
+    codec: Packing,
+) -> Result<Stored, ApplyError> {
     let (rows, cols) = stored.matrix_shape();
     match (format, solver) {
+        (Format::Grouped(format), Solver::Within { step, bytes, .. }) => {
+            let run = Run { format, cols, step };
+            let solved = Factor::unknown(cols).solve_within(&[run], bytes, rows, &stored.to_f32());
+            let failed = |source| ApplyError::Solve { tensor: tensor.to_string(), source };
+            let missing =
+                || ApplyError::Missing { layer: tensor.layer().unwrap_or(0), part: tensor.to_string() };
+            Ok(Stored::Packed(solved.map_err(failed)?.0.pop().ok_or_else(missing)?))
+        }
         (Format::Plain(dtype), _) => {
             Ok(Stored::Plain(Plain::from_f32(dtype, stored.shape(), &stored.to_f32())))
         }
         (Format::Grouped(format), Solver::Nearest | Solver::Gptq { .. }) => {
             encode_nearest(format, rows, cols, &stored.to_f32(), None)
-                .map(Stored::Packed)
+                .map(|packed| Stored::Packed(packed.repacked(codec)))
                 .map_err(|source| ApplyError::Encode { tensor: tensor.to_string(), source })
         }
     }

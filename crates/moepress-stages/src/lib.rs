@@ -7,8 +7,12 @@
 
 mod apply;
 mod assign_bits;
+mod compensate;
+mod compress;
 mod coverage;
 mod evidence;
+#[cfg(test)]
+mod invariants;
 mod merge_experts;
 mod prune_atoms;
 mod prune_experts;
@@ -18,7 +22,10 @@ mod targets;
 #[cfg(test)]
 mod toy;
 
-pub use apply::{ApplyError, Rounding, Solved, apply, apply_outside, awaited, round, sources};
+pub use apply::{
+    ApplyError, Decided, Inputs, Refitted, Rounding, Solved, Sums, Waiting, apply, apply_outside, awaited,
+    round, sources,
+};
 pub use coverage::{CoverageError, UnderMeasured, check_coverage};
-pub use evidence::{Evidence, assumed};
+pub use evidence::{Assumed, Evidence, assumed};
 pub use stage::{Decision, STAGES, Stage, StageError, from_recipe};

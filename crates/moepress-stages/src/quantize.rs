@@ -1,7 +1,7 @@
 //! `quantize`: rounds matrices to their formats.
 //!
 //! Parameters: `format` (one for all matrices of `classes`; absent: those that assign_bits chose), `group` (16, 32, 64, 128
-//! or `row`), `symmetric`, `classes`, `solver`, and for the solver gptq `damp` and `act_order`.
+//! or `row`), `symmetric`, `classes`, `solver`, `codec`, and for the solver gptq `damp` and `act_order`.
 //!
 //! Solver `nearest`: every weight to the nearest level of its group's grid. Solver `gptq` (arXiv 2210.17323): columns
 //! in turn, the later ones making up for the errors of the earlier ones on the calibration text, whose hidden states
@@ -9,9 +9,10 @@
 
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError};
-use crate::targets::{any_grouped, classes, code_names, format, matrices};
-use moepress_model::{Class, Edit, ModelSpec, Solver, Tensor};
+use crate::targets::{any_grouped, classes, code_names, codec, format, matrices};
+use moepress_model::{Class, Edit, ModelSpec, Solver, Tensor, await_inputs};
 use moepress_quant::Format;
+use moepress_quant::codec::Packing;
 use moepress_recipe::{Params, RecipeError, StageSpec};
 use moepress_stats::Needs;
 use std::ops::Bound;
@@ -25,6 +26,7 @@ struct Quantize {
     /// One format for these classes; none: what was assigned.
     uniform: Option<(Format, Vec<Class>)>,
     solver: Solver,
+    codec: Packing,
     params: StageSpec,
 }
 
@@ -32,7 +34,16 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     let params = &spec.params;
     let uniform = match params.has("format") {
         true => {
-            params.only(&["format", "group", "symmetric", "classes", "solver", "damp", "act_order"])?;
+            params.only(&[
+                "format",
+                "group",
+                "symmetric",
+                "classes",
+                "solver",
+                "damp",
+                "act_order",
+                "codec",
+            ])?;
             let name = params.word("format", None, &code_names())?;
             Some((format(&name, params)?, classes(params)?))
         }
@@ -41,11 +52,11 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
                 return Err(params
                     .error(key, "belongs with `format`; without it the formats of assign_bits are used"));
             }
-            params.only(&["format", "solver", "damp", "act_order"])?;
+            params.only(&["format", "solver", "damp", "act_order", "codec"])?;
             None
         }
     };
-    Ok(Box::new(Quantize { uniform, solver: solver(params)?, params: spec.clone() }))
+    Ok(Box::new(Quantize { uniform, solver: solver(params)?, codec: codec(params)?, params: spec.clone() }))
 }
 
 fn solver(params: &Params) -> Result<Solver, RecipeError> {
@@ -59,12 +70,17 @@ fn solver(params: &Params) -> Result<Solver, RecipeError> {
     }
 }
 
-fn describe(solver: Solver) -> String {
-    match solver {
+fn describe(solver: Solver, codec: Packing) -> String {
+    let solver = match solver {
         Solver::Nearest => "nearest".to_owned(),
         Solver::Gptq { damp, act_order } => {
             format!("gptq, damp {damp}{}", if act_order { ", act_order" } else { "" })
         }
+        Solver::Within { damp, bytes, .. } => format!("gptq, damp {damp}, within {bytes} bytes"),
+    };
+    match codec {
+        Packing::Fields => solver,
+        Packing::Best => format!("{solver}, codec best"),
     }
 }
 
@@ -73,9 +89,9 @@ impl Stage for Quantize {
         match &self.uniform {
             Some((format, classes)) => {
                 let classes: Vec<&str> = classes.iter().map(|class| class.name()).collect();
-                format!("quantize {}: {format} for {}", describe(self.solver), classes.join(", "))
+                format!("quantize {}: {format} for {}", describe(self.solver, self.codec), classes.join(", "))
             }
-            None => format!("quantize {}: the formats of assign_bits", describe(self.solver)),
+            None => format!("quantize {}: the formats of assign_bits", describe(self.solver, self.codec)),
         }
     }
 
@@ -110,9 +126,10 @@ impl Stage for Quantize {
                 spec.tensors().into_iter().filter_map(assigned).collect()
             }
         };
-        let encode = |(tensor, format)| Edit::Encode { tensor, format, solver: self.solver };
+        let encode =
+            |(tensor, format)| Edit::Encode { tensor, format, solver: self.solver, codec: self.codec };
         let edits: Vec<Edit> = targets.into_iter().map(encode).collect();
-        let nearest = edits.iter().filter(|edit| !edit.awaits_inputs()).count();
+        let nearest = await_inputs(&edits).into_iter().filter(|waits| !waits).count();
         let note = match self.solver {
             Solver::Gptq { .. } if nearest > 0 => Some(format!(
                 "quantize: {nearest} matrices outside the layers are rounded to nearest, gptq is for those inside"
@@ -141,6 +158,12 @@ mod tests {
         assert!(stage("quantize").check(&toy()).is_err());
         let what = stage("quantize: {format: int4, group: row, symmetric: true}").describe();
         assert_eq!(what, "quantize nearest: int4-sym-row for experts");
+        let best = decide("quantize: {format: int4, codec: best}", &Statistics::default()).edits;
+        assert!(best.iter().all(|edit| matches!(edit, Edit::Encode { codec: Packing::Best, .. })));
+        assert_eq!(
+            stage("quantize: {format: int4, codec: best}").describe(),
+            "quantize nearest, codec best: int4-g64 for experts"
+        );
     }
 
     #[test]
@@ -149,11 +172,11 @@ mod tests {
         let all = decided(
             "quantize: {format: int3, solver: gptq, act_order: true, classes: [experts, embeddings]}",
         );
-        assert_eq!(all.edits.iter().filter(|edit| !edit.awaits_inputs()).count(), 1);
+        assert_eq!(await_inputs(&all.edits).iter().filter(|waits| !**waits).count(), 1);
         assert_eq!(all.notes.len(), 1);
         let gptq = Solver::Gptq { damp: 0.01, act_order: true };
         assert!(all.edits.iter().all(|edit| matches!(edit, Edit::Encode { solver, .. } if *solver == gptq)));
-        assert!(decided("quantize: {format: int3}").edits.iter().all(|edit| !edit.awaits_inputs()));
+        assert!(!await_inputs(&decided("quantize: {format: int3}").edits).contains(&true));
         let what = stage("quantize: {format: int3, solver: gptq, damp: 0.1}").describe();
         assert_eq!(what, "quantize gptq, damp 0.1: int3-g64 for experts");
     }

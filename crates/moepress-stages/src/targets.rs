@@ -1,6 +1,7 @@
 //! The tensors that a stage of quantization is about, and the formats it may use.
 
 use moepress_model::{Class, ModelSpec, Tensor};
+use moepress_quant::codec::Packing;
 use moepress_quant::{Code, Format, Grouped};
 use moepress_recipe::{Params, RecipeError};
 
@@ -11,7 +12,8 @@ const CODES: [(&str, Code); 5] = [
     ("int4", Code::Int(4)),
     ("int8", Code::Int(8)),
 ];
-const CLASSES: [Class; 5] =
+/// Classes that have matrices.
+pub(crate) const CLASSES: [Class; 5] =
     [Class::Experts, Class::SharedExperts, Class::Attention, Class::Embeddings, Class::DenseMlp];
 
 /// The names of the codes a recipe may ask for.
@@ -40,9 +42,21 @@ pub(crate) fn format(name: &str, params: &Params) -> Result<Format, RecipeError>
     Ok(Format::Grouped(Grouped { code, group, symmetric: symmetric || code == Code::Ternary }))
 }
 
+/// The parameter `codec`: how codes are stored.
+pub(crate) fn codec(params: &Params) -> Result<Packing, RecipeError> {
+    let word = params.word("codec", Some("fields"), &["fields", "best"])?;
+    Ok(if word == "best" { Packing::Best } else { Packing::Fields })
+}
+
 /// The parameter `classes`: which matrices are meant, the routed experts unless told.
 pub(crate) fn classes(params: &Params) -> Result<Vec<Class>, RecipeError> {
-    let words = params.words("classes", Some(&[Class::Experts.name()]), &CLASSES.map(Class::name))?;
+    classes_or(params, &[Class::Experts])
+}
+
+/// The same, these unless told.
+pub(crate) fn classes_or(params: &Params, unless_told: &[Class]) -> Result<Vec<Class>, RecipeError> {
+    let unless_told: Vec<&str> = unless_told.iter().map(|class| class.name()).collect();
+    let words = params.words("classes", Some(&unless_told), &CLASSES.map(Class::name))?;
     Ok(words.iter().filter_map(|word| Class::from_name(word)).collect())
 }
 

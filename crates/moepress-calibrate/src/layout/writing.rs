@@ -2,9 +2,9 @@
 
 use super::{Layout, PROGRAM, Work, elements, ends, working};
 use crate::chunk::windows_per_chunk;
-use crate::gradients::fed_by;
 use crate::gram::PANEL;
-use moepress_model::{ModelSpec, Part, Tensor};
+use crate::walk::seen_at;
+use moepress_model::{ModelSpec, Part, Projection, Tensor};
 use moepress_stats::Needs;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +23,10 @@ pub struct Writing<'a> {
     pub threads: usize,
     /// Matrices that are rounded by what reaches them.
     pub rounded: &'a BTreeSet<Tensor>,
+    /// Experts, by layer and index, that are fitted anew.
+    pub refit: &'a BTreeSet<(usize, usize)>,
+    /// The model with those experts as they were.
+    pub original: &'a ModelSpec,
 }
 
 /// What rounding some matrices of a layer takes, in bytes.
@@ -70,14 +74,30 @@ impl Layout {
             let top = spec.moe(layer).map_or(1, |moe| moe.routing.top_k);
             let core = cost(spec, work, layer, |part| part.expert().is_none());
             let all = spec.moe(layer).map_or(0, |moe| moe.experts.len());
-            let one = |expert| cost(spec, work, layer, move |part| part.expert() == Some(expert));
-            let largest = (0..all).map(one).max_by_key(|cost| cost.grams).unwrap_or_default();
+            // gate_proj and up_proj first, then down_proj by what is left of them.
+            let phase = |down| {
+                let one = move |expert| {
+                    cost(spec, work, layer, move |part| match part {
+                        Part::Expert { expert: e, projection, .. } => {
+                            e == expert && (projection == Projection::Down) == down
+                        }
+                        _ => false,
+                    })
+                };
+                (0..all).map(one).max_by_key(|cost| cost.grams).unwrap_or_default()
+            };
             let held = experts.min(all) as u64;
-            let seen = largest.inputs * held.min(top as u64);
-            let rounding =
-                |cost: Cost, count: u64| count * cost.grams + threads.min(2 * count) * cost.solving;
-            weights(spec, layer, held)
-                + (rounding(core, 1) + queued * core.inputs).max(rounding(largest, held) + queued * seen)
+            let seen = held.min(top as u64);
+            let rounding = |cost: Cost, count: u64, seen: u64| {
+                count * cost.grams + threads.min(2 * count) * cost.solving + queued * cost.inputs * seen
+            };
+            let phases =
+                [rounding(core, 1, 1), rounding(phase(false), held, seen), rounding(phase(true), held, seen)];
+            let originals = match work.refit.iter().any(|&(at, _)| at == layer) {
+                true => held * experts_bytes(work.original, layer).values().max().copied().unwrap_or(0),
+                false => 0,
+            };
+            weights(spec, layer, held) + originals + phases.into_iter().max().unwrap_or(0)
         });
         let layer = layers.max().unwrap_or(0);
         let panels = threads * 3 * 4 * (PANEL as u64) * widest(work, spec);
@@ -97,37 +117,57 @@ fn widest(work: &Writing<'_>, spec: &ModelSpec) -> u64 {
 fn cost(spec: &ModelSpec, work: &Writing<'_>, layer: usize, wanted: impl Fn(Part) -> bool) -> Cost {
     let from = Tensor::Layer(layer, Part::Norm(moepress_model::Normed::Input));
     let mut sites: BTreeMap<Part, u64> = BTreeMap::new();
-    let mut solving = 0;
+    let (mut found, mut solving) = (Cost::default(), 0);
     for &tensor in work.rounded.range(from..).take_while(|tensor| tensor.layer() == Some(layer)) {
         if let Tensor::Layer(_, part) = tensor
             && wanted(part)
             && let Some(&[rows, cols]) = spec.shape(tensor).as_deref()
         {
-            let (rows, cols) = (rows as u64, cols as u64);
-            sites.insert(fed_by(part), cols);
+            let (rows, width) = (rows as u64, cols as u64);
+            let cols = sites.entry(seen_at(part)).or_default();
+            match part {
+                // The atoms of all segments.
+                Part::Expert { expert, projection: Projection::Down, .. } => {
+                    *cols += width;
+                    if work.refit.contains(&(layer, expert)) {
+                        // What is wanted, of all tokens and of those held out.
+                        found.grams += 2 * 8 * rows * width;
+                        found.inputs += 4 * width;
+                    }
+                }
+                _ => *cols = width,
+            }
             // The factor in f64 and its blocks in f32; weights, errors, codes and grids of the matrix.
-            solving = solving.max(12 * cols * cols + 20 * rows * cols);
+            solving = solving.max(12 * *cols * *cols + 20 * rows * *cols);
         }
     }
-    let grams = sites.values().map(|cols| 8 * cols * cols).sum();
-    Cost { grams, solving, inputs: sites.values().map(|cols| 4 * cols).sum() }
+    let refit = if found.grams > 0 { 2 } else { 1 };
+    found.grams += refit * sites.values().map(|cols| 8 * cols * cols).sum::<u64>();
+    found.inputs += sites.values().map(|cols| 4 * cols).sum::<u64>();
+    Cost { solving: refit * solving, ..found }
 }
 
 /// The layer as it is stored, and what is held of it once more and in f32.
 fn weights(spec: &ModelSpec, layer: usize, held: u64) -> u64 {
-    let of = |part| {
-        let tensor = Tensor::Layer(layer, part);
-        (elements(spec, tensor), spec.stored_bytes(tensor))
-    };
-    let (mut core, mut stored) = (0, 0);
+    let parts = || spec.parts(layer).into_iter();
+    let stored: u64 = parts().map(|part| spec.stored_bytes(Tensor::Layer(layer, part))).sum();
+    let core: u64 = parts().filter(|part| part.expert().is_none()).map(|part| built(spec, layer, part)).sum();
+    stored + core + held * experts_bytes(spec, layer).values().max().copied().unwrap_or(0)
+}
+
+/// A matrix as it is stored and in f32.
+fn built(spec: &ModelSpec, layer: usize, part: Part) -> u64 {
+    let tensor = Tensor::Layer(layer, part);
+    4 * elements(spec, tensor) + spec.stored_bytes(tensor)
+}
+
+/// The same of every expert of a layer.
+fn experts_bytes(spec: &ModelSpec, layer: usize) -> BTreeMap<usize, u64> {
     let mut experts: BTreeMap<usize, u64> = BTreeMap::new();
     for part in spec.parts(layer) {
-        let (elements, bytes) = of(part);
-        stored += bytes;
-        match part.expert() {
-            Some(expert) => *experts.entry(expert).or_default() += 4 * elements + bytes,
-            None => core += 4 * elements + bytes,
+        if let Some(expert) = part.expert() {
+            *experts.entry(expert).or_default() += built(spec, layer, part);
         }
     }
-    stored + core + held * experts.values().max().copied().unwrap_or(0)
+    experts
 }

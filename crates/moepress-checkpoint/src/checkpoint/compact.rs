@@ -2,7 +2,8 @@
 
 use super::{Checkpoint, Layout, TOKENIZER_FILES, carried};
 use crate::manifest::{MANIFEST, Manifest};
-use crate::{CheckpointError, Files, RawDtype, Shards};
+use crate::shard::packed_parts;
+use crate::{CheckpointError, Files, RawDtype, Shards, TensorInfo};
 use moepress_model::families::FAMILIES;
 use moepress_quant::{Dtype, Format};
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 impl Checkpoint {
     pub(super) fn open_compact(files: &Arc<dyn Files>, dir: &Path) -> Result<Self, CheckpointError> {
         let manifest = Manifest::read(files.as_ref(), dir)?;
-        let spec = manifest.model.clone();
+        let mut spec = manifest.model.clone();
         if !FAMILIES.iter().any(|family| family.model_type == spec.family) {
             let reason = format!("{:?} is not supported by this build", spec.family);
             return Err(CheckpointError::bad_input(&dir.join(MANIFEST), "model.family", reason));
@@ -42,25 +43,23 @@ impl Checkpoint {
         for tensor in spec.tensors() {
             let name = tensor.to_string();
             let shape = spec.shape(tensor).unwrap_or_default();
-            let expect = |name: String, dtype, shape: &[usize], known: &mut BTreeSet<String>| {
-                shards.expect(&name, dtype, shape)?;
-                known.insert(name);
-                Ok::<_, CheckpointError>(())
-            };
             match spec.format(tensor) {
                 None => return Err(CheckpointError::bad_input(&dir.join(MANIFEST), &name, "has no format")),
-                Some(Format::Plain(dtype)) => expect(name, raw_dtype(dtype), &shape, &mut known)?,
+                Some(Format::Plain(dtype)) => {
+                    shards.expect(&name, raw_dtype(dtype), &shape)?;
+                    known.insert(name);
+                }
                 Some(Format::Grouped(format)) => {
                     let [rows, cols] = shape[..] else {
                         return Err(shards.bad_tensor(&name, "only a matrix can be in a grouped format"));
                     };
-                    let groups = [rows, format.row_groups(cols)];
-                    let codes = [rows, format.row_bytes(cols)];
-                    expect(format!("{name}.codes"), RawDtype::U8, &codes, &mut known)?;
-                    expect(format!("{name}.scales"), RawDtype::F16, &groups, &mut known)?;
-                    if format.has_offsets() {
-                        expect(format!("{name}.offsets"), RawDtype::F16, &groups, &mut known)?;
+                    let (_, parts) = packed_parts(&shards, &name, format, rows, cols)?;
+                    let lengths = parts.iter().map(|part| shards.info(part).map(TensorInfo::bytes));
+                    let bytes = lengths.sum::<Result<_, _>>()?;
+                    if bytes != format.stored_bytes(rows, cols) {
+                        spec.packed.insert(tensor, bytes);
                     }
+                    known.extend(parts);
                 }
             }
         }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::{ErrorKind, Files, OsFiles};
 use moepress_quant::Format;
+use moepress_quant::codec::Packing;
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ fn packed(format: Grouped, rows: usize, cols: usize) -> Packed {
         format,
         rows,
         cols,
-        codes: vec![0b0001_0100; rows * format.row_bytes(cols)],
+        codes: Codes::Fields(vec![0b0001_0100; rows * format.row_bytes(cols)]),
         scales: (0..groups).map(|i| 0x3c00 + i as u16).collect(),
         offsets: if format.has_offsets() { vec![0xbc00; groups] } else { vec![] },
     }
@@ -38,11 +39,55 @@ fn read(dir: &Path, parts: Vec<(String, RawTensor)>, format: Grouped) -> Result<
 fn packed_matrices_round_trip() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["ternary-g32", "int3-sym-g64", "int4-g32", "int8-g128"] {
-        let stored = Stored::Packed(packed(grouped(name), 3, 40));
-        let parts = raw_parts("w", stored.clone());
-        assert_eq!(parts.iter().map(|(_, raw)| raw.bytes.len() as u64).sum::<u64>(), stored.stored_bytes());
-        assert_eq!(read(dir.path(), parts, grouped(name)).unwrap(), stored);
+        round_trip(dir.path(), packed(grouped(name), 3, 40));
     }
+}
+
+fn round_trip(dir: &Path, packed: Packed) {
+    let (format, stored) = (packed.format, Stored::Packed(packed));
+    let parts = raw_parts("w", stored.clone());
+    assert_eq!(parts.iter().map(|(_, raw)| raw.bytes.len() as u64).sum::<u64>(), stored.stored_bytes());
+    assert_eq!(read(dir, parts, format).unwrap(), stored);
+}
+
+#[test]
+fn every_codec_round_trips_and_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let format = grouped("ternary-g32");
+    let fields = packed(format, 3, 40);
+    let mut even = fields.clone();
+    // 0, 1, 2, 0: each code about as often as the others.
+    even.codes = Codes::Fields([[0b0010_0100, 0b0100_1001, 0b1001_0010]; 10].concat());
+    let (trits, entropy) = (even.repacked(Packing::Best), fields.clone().repacked(Packing::Best));
+    assert_eq!((trits.codes.codec(), entropy.codes.codec()), (Codec::Trits, Codec::Entropy));
+    let parts = |packed: &Packed| raw_parts("w", Stored::Packed(packed.clone()));
+    let refused = |parts: Vec<(String, RawTensor)>, reasons: [&str; 2]| {
+        let error = read(dir.path(), parts, format).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadInput);
+        let error = error.to_string();
+        for reason in ["model.safetensors"].into_iter().chain(reasons) {
+            assert!(error.contains(reason), "{error}");
+        }
+    };
+    for (packed, part, at, to, reason) in [
+        (&trits, "w.trits", 9, 243, "row 1 on hold a byte that is no five trits"),
+        (&entropy, "w.entropy", 0, 0, "row 0 on have a header that makes no sense"),
+    ] {
+        round_trip(dir.path(), packed.clone());
+        let mut spoilt = parts(packed);
+        assert_eq!(spoilt[0].0, part);
+        spoilt[0].1.bytes[at] = to;
+        refused(spoilt, ["tensor \"w\"", reason]);
+        let mut narrow = parts(packed);
+        narrow[0].1.bytes.pop();
+        narrow[0].1.shape = vec![narrow[0].1.bytes.len()];
+        let reason =
+            if part == "w.trits" { "instead of U8 [3, 8]" } else { "end before their last run does" };
+        refused(narrow, ["tensor \"w", reason]);
+    }
+    let mut flat = parts(&entropy);
+    flat[0].1.shape = vec![1, flat[0].1.bytes.len()];
+    refused(flat, ["w.entropy", "instead of U8 [1]"]);
 }
 
 #[test]
@@ -60,8 +105,8 @@ fn packed_matrices_that_do_not_fit_are_refused() {
     infinite.scales[4] = 0x7c00;
     refused(infinite, format, "element 4 of scales");
     let mut invalid = packed(format, 3, 40);
-    invalid.codes[11] = 0xff;
-    refused(invalid, format, "row 1 holds code 3");
+    invalid.codes = Codes::Fields([invalid.codes.bytes(), &[0xff; 10]].concat()[10..].to_vec());
+    refused(invalid, format, "row 2 holds code 3");
     let shards = open(dir.path(), &BTreeMap::new());
     assert!(read_packed(&shards, "w", format, 1, usize::MAX).unwrap_err().to_string().contains("too many"));
 }

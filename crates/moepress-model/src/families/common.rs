@@ -71,6 +71,7 @@ pub fn with_attention(
         layers: vec![],
         formats: Default::default(),
         carried: Default::default(),
+        packed: Default::default(),
     })
 }
 

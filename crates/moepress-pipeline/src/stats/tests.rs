@@ -62,14 +62,14 @@ fn shards_partition_the_windows_by_whole_chunks() {
     // Four windows to a chunk: chunks of 4, 4 and 3.
     let all = windows(11, 256);
     let dealt = |shard: &str| {
-        let windows = shard.parse::<Shard>().unwrap().windows(&all).unwrap();
+        let windows = shard.parse::<Shard>().unwrap().of_windows(&all, 256).unwrap();
         windows.iter().map(|window| window[0]).collect::<Vec<_>>()
     };
     assert_eq!(dealt("1/1"), (0..11).collect::<Vec<_>>());
     assert_eq!(dealt("1/2"), [0, 1, 2, 3, 8, 9, 10]);
     assert_eq!(dealt("2/2"), [4, 5, 6, 7]);
     assert_eq!(dealt("3/3"), [8, 9, 10]);
-    let error = "1/4".parse::<Shard>().unwrap().windows(&all).unwrap_err();
+    let error = "1/4".parse::<Shard>().unwrap().of_windows(&all, 256).unwrap_err();
     assert_eq!(error.kind(), Some(ErrorKind::Usage));
     assert_eq!(error.to_string(), "11 windows of 256 tokens make 3 shards at most, 4 were asked for");
     for wrong in ["", "1", "0/2", "3/2", "1/0", "-1/2", "1/2/3", "a/b", "1 /2"] {

@@ -25,9 +25,22 @@ pub fn decode_row(format: Grouped, codes: &[u8], scales: &[u16], offsets: &[u16]
         Code::Int(2) => row.decode(out, |bytes, grid, out| look_up::<2, _, _>(&INT2, bytes, grid, out)),
         Code::Int(3) => row.decode(out, |bytes, grid, out| look_up::<3, _, _>(&INT3, bytes, grid, out)),
         Code::Int(4) => row.decode(out, |bytes, grid, out| look_up::<4, _, _>(&INT4, bytes, grid, out)),
-        Code::Int(_) => row.decode(out, |bytes, grid, out| {
-            bytes.iter().zip(out).for_each(|(&code, out)| *out = grid.scale * f32::from(code) + grid.offset);
+        Code::Int(_) => row.decode(out, read_bytes),
+    }
+}
+
+/// As [`decode_row`], from one code a byte.
+pub fn decode_codes(format: Grouped, codes: &[u8], scales: &[u16], offsets: &[u16], out: &mut [f32]) {
+    if implementation(format).is_none() {
+        return out.fill(f32::NAN);
+    }
+    let row = Row { format, codes, scales, offsets };
+    match format.code {
+        Code::Ternary => row.groups(out, format.group, |codes, grid, out| {
+            let level = |code: u8| f32::from(code & 1) - f32::from(code >> 1);
+            codes.iter().zip(out).for_each(|(&code, out)| *out = grid.scale * level(code) + grid.offset);
         }),
+        Code::Int(_) => row.groups(out, format.group, read_bytes),
     }
 }
 
@@ -42,13 +55,18 @@ impl Row<'_> {
     /// Calls `read` with the bytes, the grid and the place of every group.
     #[inline(always)]
     fn decode(&self, out: &mut [f32], read: impl Fn(&[u8], Grid, &mut [f32])) {
+        // A full group of any width ends on a byte, since groups are multiples of eight.
+        self.groups(out, self.format.row_bytes(self.format.group), read);
+    }
+
+    /// The same for groups of `width` bytes.
+    #[inline(always)]
+    fn groups(&self, out: &mut [f32], width: usize, read: impl Fn(&[u8], Grid, &mut [f32])) {
         // Symmetric integers are scale · code − scale · middle: both products and the sum are exact.
         let middle = match self.format.code {
             Code::Int(bits) if self.format.symmetric => f32::from(1u8 << (bits - 1)),
             _ => 0.0,
         };
-        // A full group of any width ends on a byte, since groups are multiples of eight.
-        let width = self.format.row_bytes(self.format.group);
         let groups = out.chunks_mut(self.format.group).zip(self.codes.chunks(width)).zip(self.scales);
         for (group, ((out, bytes), &scale)) in groups.enumerate() {
             let mut grid = Grid::from_bits(scale, self.offsets.get(group).copied().unwrap_or(0));
@@ -56,6 +74,12 @@ impl Row<'_> {
             read(bytes, grid, out);
         }
     }
+}
+
+/// Reads codes of a byte each as scale · code + offset.
+#[inline(always)]
+fn read_bytes(bytes: &[u8], grid: Grid, out: &mut [f32]) {
+    bytes.iter().zip(out).for_each(|(&code, out)| *out = grid.scale * f32::from(code) + grid.offset);
 }
 
 /// Reads `out.len()` codes of `BITS` bits as scale · level + offset.
@@ -131,7 +155,10 @@ mod tests {
             let offsets = if format.has_offsets() { offsets } else { Vec::new() };
             let mut row = vec![f32::NAN; codes.len()];
             decode_row(format, &bytes, &scales, &offsets, &mut row);
+            let mut same = vec![f32::NAN; codes.len()];
+            decode_codes(format, &codes, &scales, &offsets, &mut same);
             for (col, (&code, &weight)) in codes.iter().zip(&row).enumerate() {
+                prop_assert_eq!(weight.to_bits(), same[col].to_bits());
                 let offset = offsets.get(col / group).copied().unwrap_or(0);
                 let grid = Grid::from_bits(scales[col / group], offset);
                 prop_assert_eq!(weight, format_of.value(code, grid), "column {} of {:?}", col, format);

@@ -1,6 +1,7 @@
 //! From f32 weights to packed codes: rounding to nearest, and packing what a solver has rounded.
 
 use super::{Grid, GridError, GroupFormat, TernaryGrid, implementation, pack};
+use crate::codec::{Codes, Packing};
 use crate::{Code, Format, Grouped, Packed};
 use rayon::prelude::*;
 
@@ -93,14 +94,14 @@ fn encode_on(
 ) -> Result<Packed, EncodeError> {
     check_area("w", rows, cols, w.len())?;
     weights.map_or(Ok(()), |weights| check_weights("column weights", cols, weights))?;
-    let mut packed = empty(format, rows, cols);
+    let mut codes = vec![0; rows * format.row_bytes(cols)];
     let mut grids = vec![Grid::default(); rows * format.row_groups(cols)];
     if w.is_empty() {
-        return Ok(packed);
+        return Ok(packed(format, rows, cols, Codes::Fields(codes), &grids));
     }
     let failure = w
         .par_chunks_exact(cols)
-        .zip(packed.codes.par_chunks_exact_mut(format.row_bytes(cols)))
+        .zip(codes.par_chunks_exact_mut(format.row_bytes(cols)))
         .zip(grids.par_chunks_exact_mut(format.row_groups(cols)))
         .enumerate()
         .find_map_first(|(row, ((w, bytes), grids))| {
@@ -120,10 +121,7 @@ fn encode_on(
         });
     match failure {
         Some(error) => Err(error),
-        None => {
-            store_grids(&mut packed, &grids);
-            Ok(packed)
-        }
+        None => Ok(packed(format, rows, cols, Codes::Fields(codes), &grids)),
     }
 }
 
@@ -142,11 +140,7 @@ pub fn pack_codes(
     find(format)?;
     check_area("codes", rows, cols, codes.len())?;
     check_area("grids", rows, format.row_groups(cols), grids.len())?;
-    let codes_end = match format.code {
-        Code::Ternary => 3,
-        Code::Int(bits) => 1u16 << bits,
-    };
-    if let Some(index) = codes.iter().position(|&code| u16::from(code) >= codes_end) {
+    if let Some(index) = codes.iter().position(|&code| usize::from(code) >= format.levels()) {
         return Err(EncodeError::Code { index, code: codes[index] });
     }
     let stored = |v: f32| v.is_finite() && half::f16::from_f32(v).to_f32() == v;
@@ -160,27 +154,21 @@ pub fn pack_codes(
             });
         }
     }
-    let mut packed = empty(format, rows, cols);
-    if !codes.is_empty() {
-        let bytes = packed.codes.par_chunks_exact_mut(format.row_bytes(cols));
-        codes
-            .par_chunks_exact(cols)
-            .zip(bytes)
-            .for_each(|(codes, bytes)| pack::pack(format.bits(), codes, bytes));
-    }
-    store_grids(&mut packed, grids);
-    Ok(packed)
+    Ok(packed(format, rows, cols, Codes::pack(format, rows, cols, codes, Packing::Fields), grids))
 }
 
-fn empty(format: Grouped, rows: usize, cols: usize) -> Packed {
-    let codes = vec![0; rows * format.row_bytes(cols)];
-    Packed { format, rows, cols, codes, scales: Vec::new(), offsets: Vec::new() }
-}
-
-fn store_grids(packed: &mut Packed, grids: &[Grid]) {
-    packed.scales = grids.iter().map(|grid| grid.scale_bits()).collect();
-    if packed.format.has_offsets() {
-        packed.offsets = grids.iter().map(|grid| grid.offset_bits()).collect();
+fn packed(format: Grouped, rows: usize, cols: usize, codes: Codes, grids: &[Grid]) -> Packed {
+    let offsets = match format.has_offsets() {
+        true => grids.iter().map(|grid| grid.offset_bits()).collect(),
+        false => Vec::new(),
+    };
+    Packed {
+        format,
+        rows,
+        cols,
+        codes,
+        scales: grids.iter().map(|grid| grid.scale_bits()).collect(),
+        offsets,
     }
 }
 

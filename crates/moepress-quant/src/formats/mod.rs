@@ -8,14 +8,17 @@ mod decode;
 mod encode;
 mod grid;
 mod int;
-mod pack;
+mod ladder;
+pub(crate) mod pack;
 mod ternary;
 
 pub use cost::rounding_cost;
-pub use decode::decode_row;
+pub use decode::{decode_codes, decode_row};
 pub use encode::{EncodeError, encode_nearest, encode_ternary, pack_codes};
 pub(crate) use encode::{check_area, find};
+pub(crate) use grid::check_finite;
 pub use grid::{Grid, GridError};
+pub use ladder::{Rung, half_power, ladder};
 pub use ternary::TernaryGrid;
 
 use crate::{Code, Grouped};

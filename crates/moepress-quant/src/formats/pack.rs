@@ -6,9 +6,12 @@
 const BYTES: u64 = 0x00ff_00ff_00ff_00ff;
 const PAIRS: u64 = 0x0000_ffff_0000_ffff;
 const QUADS: u64 = 0x0000_0000_ffff_ffff;
+/// One in every 32 bits, and in every 16.
+const QUADS_ONE: u64 = 0x0000_0001_0000_0001;
+const PAIRS_ONE: u64 = 0x0001_0001_0001_0001;
 
 /// Packs codes below 2^`bits` into `out`, of `(codes.len() * bits).div_ceil(8)` bytes. Unused bits are zero.
-pub(super) fn pack(bits: usize, codes: &[u8], out: &mut [u8]) {
+pub(crate) fn pack(bits: usize, codes: &[u8], out: &mut [u8]) {
     // Constant widths let the compiler turn the shifts and copies below into immediates.
     match bits {
         2 => pack_words(2, codes, out),
@@ -30,12 +33,44 @@ fn pack_words(bits: usize, codes: &[u8], out: &mut [u8]) {
     tail.copy_from_slice(&gather(bits, u64::from_le_bytes(octet)).to_le_bytes()[..tail.len()]);
 }
 
+/// Unpacks `out.len()` codes of `bits` bits.
+pub(crate) fn unpack(bits: usize, bytes: &[u8], out: &mut [u8]) {
+    match bits {
+        2 => unpack_words(2, bytes, out),
+        3 => unpack_words(3, bytes, out),
+        4 => unpack_words(4, bytes, out),
+        _ => unpack_words(bits, bytes, out),
+    }
+}
+
+#[inline(always)]
+fn unpack_words(bits: usize, bytes: &[u8], out: &mut [u8]) {
+    let octet = |word: &[u8]| {
+        let mut bytes = [0; 8];
+        bytes[..word.len()].copy_from_slice(word);
+        scatter(bits, u64::from_le_bytes(bytes)).to_le_bytes()
+    };
+    let (octets, rest) = out.as_chunks_mut::<8>();
+    let (words, tail) = bytes.split_at(octets.len() * bits);
+    octets.iter_mut().zip(words.chunks_exact(bits)).for_each(|(out, word)| *out = octet(word));
+    rest.copy_from_slice(&octet(&tail[..tail.len().min(bits)])[..rest.len()]);
+}
+
 /// Eight bytes to eight fields of `bits` bits.
 #[inline(always)]
 fn gather(bits: usize, x: u64) -> u64 {
     let x = (x & BYTES) | ((x >> 8 & BYTES) << bits);
     let x = (x & PAIRS) | ((x >> 16 & PAIRS) << (2 * bits));
     (x & QUADS) | ((x >> 32) << (4 * bits))
+}
+
+/// Eight fields of `bits` bits to eight bytes.
+#[inline(always)]
+fn scatter(bits: usize, x: u64) -> u64 {
+    let low = |fields: usize, ones: u64| ones * ((1 << (fields * bits)) - 1);
+    let x = (x & low(4, 1)) | ((x >> (4 * bits) & low(4, 1)) << 32);
+    let x = (x & low(2, QUADS_ONE)) | ((x >> (2 * bits) & low(2, QUADS_ONE)) << 16);
+    (x & low(1, PAIRS_ONE)) | ((x >> bits & low(1, PAIRS_ONE)) << 8)
 }
 
 #[cfg(test)]
@@ -67,6 +102,9 @@ mod tests {
                 let bit = |at: usize| bytes[at / 8] >> (at % 8) & 1;
                 prop_assert_eq!((0..bits).map(|b| bit(i * bits + b) << b).sum::<u8>(), code);
             }
+            let mut out = vec![0xaa; codes.len()];
+            unpack(bits, &bytes, &mut out);
+            prop_assert_eq!(&out, &codes);
             let unused = bytes.len() * 8 - codes.len() * bits;
             prop_assert!(bytes.last().is_none_or(|last| last.leading_zeros() as usize >= unused));
         }

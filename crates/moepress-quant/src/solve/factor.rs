@@ -103,6 +103,20 @@ impl Factor {
         Ok(factor)
     }
 
+    /// For matrices of whose inputs nothing is known: they are rounded to nearest.
+    pub fn unknown(cols: usize) -> Self {
+        Self {
+            cols,
+            options: Options::default(),
+            curvature: Curvature::Empty,
+            order: Vec::new(),
+            diagonal: vec![0.0; cols],
+            unit: 0.0,
+            excess: Vec::new(),
+            blocks: Vec::new(),
+        }
+    }
+
     /// Columns of the matrices it solves.
     pub fn cols(&self) -> usize {
         self.cols

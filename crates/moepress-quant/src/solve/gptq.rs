@@ -4,8 +4,9 @@
 use super::strip::{LANES, Shared, Strip};
 use super::{Curvature, Factor, SolveError};
 use crate::formats::EncodeError;
-use crate::formats::{Grid, GroupFormat, check_area, find, pack_codes};
-use crate::{Grouped, Packed};
+use crate::formats::{Grid, GroupFormat, check_area, check_finite, find, pack_codes};
+use crate::{Format, Grouped, Packed};
+use std::ops::Range;
 
 /// Strips solved together: their errors fit the second-level cache beside a panel of the factor.
 const STRIPS: usize = 4;
@@ -31,6 +32,68 @@ impl Report {
     }
 }
 
+/// Neighbouring columns whose levels have one distance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Run {
+    /// Symmetric, in groups of whole rows.
+    pub format: Grouped,
+    /// Columns.
+    pub cols: usize,
+    /// Distance of levels, an f16 number above 0.
+    pub step: f32,
+}
+
+impl Run {
+    fn grid(&self) -> Grid {
+        Grid { scale: self.step, offset: 0.0 }
+    }
+}
+
+/// Columns that share a grid.
+pub(super) struct Group<'a> {
+    pub(super) columns: Range<usize>,
+    pub(super) format: &'a dyn GroupFormat,
+    /// The grid, where it is not fitted to the weights.
+    pub(super) fixed: Option<Grid>,
+}
+
+/// The groups of a row.
+pub(super) struct Layout<'a> {
+    pub(super) groups: Vec<Group<'a>>,
+    /// Of every column.
+    pub(super) column_group: Vec<usize>,
+}
+
+impl<'a> Layout<'a> {
+    /// Groups of `group` columns, the last one shorter.
+    pub(super) fn of_groups(format: &'a dyn GroupFormat, group: usize, cols: usize) -> Self {
+        let columns = |first: usize| first..first.saturating_add(group).min(cols);
+        let groups =
+            (0..cols).step_by(group).map(|first| Group { columns: columns(first), format, fixed: None });
+        Self::new(groups.collect())
+    }
+
+    fn of_runs(runs: &[Run]) -> Result<Self, SolveError> {
+        let mut first = 0;
+        let groups = runs.iter().map(|run| {
+            let wrong = run.format.has_offsets() || run.format.group != Grouped::ROW;
+            let format = find(run.format)?;
+            let stored = half::f16::from_f32(run.step);
+            if wrong || !stored.is_finite() || run.step <= 0.0 || stored.to_f32() != run.step {
+                return Err(SolveError::Step { format: Format::Grouped(run.format), step: run.step });
+            }
+            first += run.cols;
+            Ok(Group { columns: first - run.cols..first, format, fixed: Some(run.grid()) })
+        });
+        Ok(Self::new(groups.collect::<Result<_, SolveError>>()?))
+    }
+
+    fn new(groups: Vec<Group<'a>>) -> Self {
+        let of = |(at, group): (usize, &Group<'_>)| std::iter::repeat_n(at, group.columns.len());
+        Self { column_group: groups.iter().enumerate().flat_map(of).collect(), groups }
+    }
+}
+
 /// Rows rounded to nearest, the solver's where it does better.
 struct Solution {
     /// `[rows, cols]`.
@@ -50,23 +113,67 @@ impl Factor {
     /// An unknown format, a wrong length, or the first group (by row, then column) that holds NaN or infinity
     /// or needs a scale beyond f16.
     pub fn solve(&self, format: Grouped, rows: usize, w: &[f32]) -> Result<(Packed, Report), SolveError> {
-        let implementation = find(format)?;
+        let layout = Layout::of_groups(find(format)?, format.group, self.cols);
+        let (solution, report) = self.solve_in(&layout, rows, w)?;
+        Ok((pack_codes(format, rows, self.cols, &solution.codes, &solution.grids)?, report))
+    }
+
+    /// Rounds `w`, `[rows, cols]`, to levels whose distances are given: those of `runs`, one after the other along
+    /// the columns. Errors in one run are made up for in the next. As [`solve`](Self::solve) otherwise; the result is
+    /// one matrix `[rows, run.cols]` for each run.
+    ///
+    /// # Errors
+    /// An unknown format or one with offsets, a step that is no positive f16 number, runs that are not as long as the
+    /// rows together, or weights that are not finite.
+    pub fn solve_runs(
+        &self,
+        runs: &[Run],
+        rows: usize,
+        w: &[f32],
+    ) -> Result<(Vec<Packed>, Report), SolveError> {
+        let layout = Layout::of_runs(runs)?;
+        check_area("columns of the runs", 1, layout.column_group.len(), self.cols)?;
+        let (solution, report) = self.solve_in(&layout, rows, w)?;
+        let mut first = 0;
+        let packed = runs.iter().map(|run| {
+            let codes: Vec<u8> = match run.cols {
+                0 => vec![],
+                _ => solution
+                    .codes
+                    .chunks(self.cols)
+                    .flat_map(|row| &row[first..first + run.cols])
+                    .copied()
+                    .collect(),
+            };
+            first += run.cols;
+            let grids = vec![run.grid(); rows * run.format.row_groups(run.cols)];
+            Ok(pack_codes(run.format, rows, run.cols, &codes, &grids)?)
+        });
+        Ok((packed.collect::<Result<_, SolveError>>()?, report))
+    }
+
+    fn solve_in(
+        &self,
+        layout: &Layout<'_>,
+        rows: usize,
+        w: &[f32],
+    ) -> Result<(Solution, Report), SolveError> {
         check_area("w", rows, self.cols, w.len())?;
-        let groups = format.row_groups(self.cols);
+        let groups = layout.groups.len();
         let mut solution = Solution { codes: vec![0; w.len()], grids: vec![Grid::default(); rows * groups] };
         let mut report =
             Report { curvature: self.curvature, objective: 0.0, objective_nearest: 0.0, rows_nearest: rows };
         if w.is_empty() {
-            return Ok((pack_codes(format, rows, self.cols, &solution.codes, &solution.grids)?, report));
+            return Ok((solution, report));
         }
         let mut errors = vec![0.0; w.len()];
-        self.round_to_nearest(implementation, format.group, w, &mut solution, &mut errors)?;
+        self.round_to_nearest(layout, w, &mut solution, &mut errors)?;
         if self.blocks.is_empty() {
             report.objective = errors.iter().map(|&e| f64::from(e) * f64::from(e)).sum();
             report.objective_nearest = report.objective;
         } else {
             let mut strips: Vec<Strip> = (0..STRIPS).map(|_| Strip::new(self, groups)).collect();
-            let shared = Shared { factor: self, format: implementation, group: format.group };
+            let shared = Shared { factor: self, layout };
             for first in (0..rows).step_by(STRIPS * LANES) {
                 let count = (rows - first).div_ceil(LANES).min(STRIPS);
                 for (at, strip) in strips[..count].iter_mut().enumerate() {
@@ -84,33 +191,41 @@ impl Factor {
             report.objective *= self.unit;
             report.objective_nearest *= self.unit;
         }
-        Ok((pack_codes(format, rows, self.cols, &solution.codes, &solution.grids)?, report))
+        Ok((solution, report))
     }
 
     /// Rounds every row to nearest, and leaves weight minus value in `errors`.
     fn round_to_nearest(
         &self,
-        implementation: &dyn GroupFormat,
-        group: usize,
+        layout: &Layout<'_>,
         w: &[f32],
         solution: &mut Solution,
         errors: &mut [f32],
     ) -> Result<(), EncodeError> {
-        let groups = self.cols.div_ceil(group);
-        let mut grids = solution.grids.iter_mut();
-        let mut values = vec![0.0; group.min(self.cols)];
+        let weighted = self.options.weighted && !self.blocks.is_empty();
+        let mut values = vec![0.0; self.cols];
+        let grids = solution.grids.chunks_mut(layout.groups.len());
         let rows = w.chunks(self.cols).zip(solution.codes.chunks_mut(self.cols));
-        for (row, ((w, codes), errors)) in rows.zip(errors.chunks_mut(self.cols)).enumerate() {
-            let parts = w.chunks(group).zip(codes.chunks_mut(group)).zip(errors.chunks_mut(group));
-            for (at, (((w, codes), errors), grid)) in parts.zip(grids.by_ref().take(groups)).enumerate() {
-                let col = at * group;
-                let weights = &self.diagonal[col..col + w.len()];
-                let weighted = self.options.weighted && !self.blocks.is_empty();
-                let fitted = implementation.fit(w, weighted.then_some(weights));
-                *grid = fitted.map_err(|source| EncodeError::Grid { row, col, source })?;
-                implementation.round_group(w, *grid, codes);
-                implementation.group_values(codes, *grid, &mut values);
-                errors.iter_mut().zip(w).zip(&values).for_each(|((error, w), value)| *error = w - value);
+        for (row, (((w, codes), errors), grids)) in
+            rows.zip(errors.chunks_mut(self.cols)).zip(grids).enumerate()
+        {
+            for (group, grid) in layout.groups.iter().zip(grids) {
+                let (w, codes) = (&w[group.columns.clone()], &mut codes[group.columns.clone()]);
+                let weights = &self.diagonal[group.columns.clone()];
+                *grid = (match group.fixed {
+                    Some(grid) => check_finite(w).map(|()| grid),
+                    None => group.format.fit(w, weighted.then_some(weights)),
+                })
+                .map_err(|source| EncodeError::Grid {
+                    row,
+                    col: group.columns.start,
+                    source,
+                })?;
+                let values = &mut values[..w.len()];
+                group.format.round_group(w, *grid, codes);
+                group.format.group_values(codes, *grid, values);
+                let errors = errors[group.columns.clone()].iter_mut();
+                errors.zip(w).zip(values).for_each(|((error, w), value)| *error = w - *value);
             }
         }
         Ok(())

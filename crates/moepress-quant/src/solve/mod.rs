@@ -7,13 +7,15 @@ mod factor;
 mod gptq;
 mod ldl;
 mod scale_search;
+mod stretch;
 mod strip;
 mod tile;
 
 pub use factor::{Curvature, Factor, Options};
-pub use gptq::Report;
+pub use gptq::{Report, Run};
 pub use scale_search::{SearchReport, search_scales};
 
+use crate::Format;
 use crate::formats::EncodeError;
 
 /// Why a solver has no result.
@@ -39,6 +41,16 @@ pub enum SolveError {
         col: usize,
         /// What is wrong with it.
         fault: &'static str,
+    },
+    /// A grid that a run of columns cannot have.
+    #[error(
+        "{format} with steps of {step} is no grid of a run: symmetric formats in groups of whole rows, steps that are f16 numbers above 0"
+    )]
+    Step {
+        /// The format.
+        format: Format,
+        /// Distance of levels.
+        step: f32,
     },
     /// Damping that is not positive.
     #[error("damp is {0}; it must be positive and finite (0.01 is usual)")]

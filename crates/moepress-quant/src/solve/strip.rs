@@ -1,6 +1,7 @@
 //! Sixteen rows at a time: rows do not depend on each other, so they are the lanes of vectors.
 
 use super::Factor;
+use super::gptq::{Group, Layout};
 use super::ldl::{BLOCK, Block};
 use super::tile::{HEIGHT, tile};
 use crate::formats::{Grid, GroupFormat, MAX_GROUP};
@@ -75,17 +76,18 @@ impl Strip {
     /// Rounds the columns of one block in turn, each making up for the errors of those before it.
     #[inline(always)]
     fn round_block<S: Simd>(&mut self, simd: S, block: &Block, work: &Shared) {
-        let Shared { factor, format, group } = *work;
+        let Shared { factor, layout } = *work;
         let real = block.width.min(factor.cols - block.start);
         for j in 0..real {
             let position = block.start + j;
-            let at = factor.column(position) / group;
+            let at = layout.column_group[factor.column(position)];
+            let Group { columns, format, fixed } = &layout.groups[at];
             // At the first column weights, and so the grid, are those of rounding to nearest.
-            if factor.order.is_empty() && position > 0 && position.is_multiple_of(group) {
-                let end = real.min(j + group);
+            if factor.order.is_empty() && fixed.is_none() && position > 0 && position == columns.start {
+                let end = real.min(j + columns.len());
                 let weights = &factor.diagonal[position..block.start + end];
                 let weights = factor.options.weighted.then_some(weights);
-                fit(format, &self.current[j..end], weights, &mut self.grids[at]);
+                fit(*format, &self.current[j..end], weights, &mut self.grids[at]);
             }
             let now = self.current[j];
             let (mut values, mut step, mut error) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
@@ -126,8 +128,7 @@ impl Strip {
 #[derive(Clone, Copy)]
 pub(super) struct Shared<'a> {
     pub(super) factor: &'a Factor,
-    pub(super) format: &'a dyn GroupFormat,
-    pub(super) group: usize,
+    pub(super) layout: &'a Layout<'a>,
 }
 
 impl Shared<'_> {
@@ -231,7 +232,8 @@ mod tests {
             .collect();
         let factor = Factor::new(&gram, cols, Options::default()).unwrap();
         let w: Vec<f32> = (0..3 * LANES * cols).map(noise).collect();
-        let shared = Shared { factor: &factor, format: &TernaryGrid::Optimal, group };
+        let layout = Layout::of_groups(&TernaryGrid::Optimal, group, cols);
+        let shared = Shared { factor: &factor, layout: &layout };
         let strips = || -> Vec<Strip> {
             let load = |w: &[f32]| {
                 let mut strip = Strip::new(&factor, cols.div_ceil(group));

@@ -5,6 +5,7 @@
 mod common;
 mod hostile;
 mod reference;
+mod runs;
 
 use common::{FORMATS, diagonal, gram, grouped, identity, noise, objective, solve};
 use moepress_quant::Stored;

@@ -1,0 +1,179 @@
+//! Storage codecs: how the codes of a matrix become bytes, whatever solver chose them. All are lossless.
+
+mod bits;
+mod entropy;
+mod trits;
+
+pub use entropy::Entropy;
+
+use crate::formats::pack;
+use crate::{Code, Format, Grouped, StoredError};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// How the codes of a matrix lie in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Codec {
+    /// A field of as many bits as a code has for each; rows start on a byte.
+    Fields,
+    /// Five ternary codes a byte; rows start on a byte.
+    Trits,
+    /// A static entropy code.
+    Entropy,
+}
+
+/// Which codec the codes of a tensor are stored in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// Bit fields: the fastest to compute with.
+    #[default]
+    Fields,
+    /// The codec of fewest bytes, tensor by tensor; of equals the faster one.
+    Best,
+}
+
+impl Codec {
+    /// Bytes of a row of `cols` codes; `None` where they depend on the codes.
+    pub const fn row_bytes(self, format: Grouped, cols: usize) -> Option<usize> {
+        match self {
+            Self::Fields => Some(format.row_bytes(cols)),
+            Self::Trits => Some(trits::row_bytes(cols)),
+            Self::Entropy => None,
+        }
+    }
+
+    /// The codec of fixed width that takes fewest bytes, and a row's bytes in it.
+    fn narrowest(format: Grouped, cols: usize) -> (Self, usize) {
+        let (fields, trits) = (format.row_bytes(cols), trits::row_bytes(cols));
+        match format.code {
+            Code::Ternary if trits < fields => (Self::Trits, trits),
+            _ => (Self::Fields, fields),
+        }
+    }
+}
+
+/// Bytes of a matrix whose codes are `codes`, `[rows, cols]`, one a byte, scales and offsets included: exactly those
+/// that storing it will take.
+///
+/// Rows of other than `cols` codes, and codes that `format` does not have, are not told apart from good ones.
+pub fn stored_bytes(format: Grouped, rows: usize, cols: usize, codes: &[u8], packing: Packing) -> u64 {
+    let plain = Format::Grouped(format).stored_bytes(rows, cols);
+    if packing == Packing::Fields {
+        return plain;
+    }
+    let narrow = rows * Codec::narrowest(format, cols).1;
+    let packed = Entropy::size(cols, codes, narrow).unwrap_or(narrow);
+    plain - (rows * format.row_bytes(cols)) as u64 + packed as u64
+}
+
+/// The codes of a matrix as they are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Codes {
+    /// In [`Codec::Fields`], row-major.
+    Fields(Vec<u8>),
+    /// In [`Codec::Trits`], row-major.
+    Trits(Vec<u8>),
+    /// In [`Codec::Entropy`].
+    Entropy(Entropy),
+}
+
+impl Codes {
+    /// Packs codes of `format`, `[rows, cols]`, one a byte.
+    pub(crate) fn pack(format: Grouped, rows: usize, cols: usize, codes: &[u8], packing: Packing) -> Self {
+        let fields = (Codec::Fields, format.row_bytes(cols));
+        let (codec, width) = match packing {
+            Packing::Best if rows > 0 => Codec::narrowest(format, cols),
+            _ => fields,
+        };
+        if packing == Packing::Best
+            && let Some(entropy) = Entropy::encode(cols, codes, rows * width)
+        {
+            return Self::Entropy(entropy);
+        }
+        let mut bytes = vec![0; rows * width];
+        let pack = |(codes, bytes): (&[u8], &mut [u8])| match codec {
+            Codec::Trits => trits::pack(codes, bytes),
+            _ => pack::pack(format.bits(), codes, bytes),
+        };
+        if !codes.is_empty() {
+            codes.par_chunks_exact(cols).zip(bytes.par_chunks_exact_mut(width)).for_each(pack);
+        }
+        match codec {
+            Codec::Trits => Self::Trits(bytes),
+            _ => Self::Fields(bytes),
+        }
+    }
+
+    /// The codec they are in.
+    pub fn codec(&self) -> Codec {
+        match self {
+            Self::Fields(_) => Codec::Fields,
+            Self::Trits(_) => Codec::Trits,
+            Self::Entropy(_) => Codec::Entropy,
+        }
+    }
+
+    /// Their bytes in a file.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Fields(bytes) | Self::Trits(bytes) => bytes,
+            Self::Entropy(entropy) => entropy.bytes(),
+        }
+    }
+
+    /// Their bytes in a file.
+    pub fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Fields(bytes) | Self::Trits(bytes) => bytes,
+            Self::Entropy(entropy) => entropy.into_bytes(),
+        }
+    }
+
+    /// Unpacks the rows from `first` on into `out`, `[rows, cols]`, one code a byte.
+    pub(crate) fn read(&self, format: Grouped, cols: usize, first: usize, out: &mut [u8]) {
+        if out.is_empty() {
+            return;
+        }
+        let width = self.codec().row_bytes(format, cols).unwrap_or(0);
+        let rows = |bytes: &[u8], out: &mut [u8], unpack: &dyn Fn(&[u8], &mut [u8])| {
+            let bytes = bytes[first * width..].chunks_exact(width);
+            out.chunks_exact_mut(cols).zip(bytes).for_each(|(out, bytes)| unpack(bytes, out));
+        };
+        match self {
+            Self::Fields(bytes) => rows(bytes, out, &|bytes, out| pack::unpack(format.bits(), bytes, out)),
+            Self::Trits(bytes) => rows(bytes, out, &trits::unpack),
+            Self::Entropy(entropy) => entropy.read(cols, first, out),
+        }
+    }
+
+    /// Checks that they are codes of `format` for a matrix of that shape.
+    pub(crate) fn check(&self, format: Grouped, rows: usize, cols: usize) -> Result<(), StoredError> {
+        let damaged = |row, reason| Err(StoredError::Codes { row, reason });
+        let Some(width) = self.codec().row_bytes(format, cols) else {
+            let Self::Entropy(entropy) = self else { return Ok(()) };
+            return entropy.check(rows, cols, format.levels()).or_else(|(row, reason)| damaged(row, reason));
+        };
+        let (bytes, expected) = (self.bytes(), rows.saturating_mul(width));
+        if bytes.len() != expected {
+            return Err(StoredError::Length { part: "codes", expected, found: bytes.len() });
+        }
+        let first = |wrong: &dyn Fn(u8) -> bool| bytes.iter().position(|&byte| wrong(byte));
+        match (self.codec(), format.code) {
+            // Two bits that are both set.
+            (Codec::Fields, Code::Ternary) => match first(&|byte| byte & (byte >> 1) & 0x55 != 0) {
+                Some(at) => Err(StoredError::Code { row: at / width, code: 3 }),
+                None => Ok(()),
+            },
+            (Codec::Trits, Code::Ternary) => match first(&|byte| usize::from(byte) >= trits::VALUES) {
+                Some(at) => damaged(at / width, "hold a byte that is no five trits"),
+                None => Ok(()),
+            },
+            (Codec::Trits, _) => damaged(0, "are trits, but the format is not ternary"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
