@@ -1,6 +1,6 @@
 //! Reports of a run and of an evaluation: complete, documented, compared, judged, and looked at in a browser.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod common;
 

@@ -123,9 +123,6 @@ impl Args {
             before: against.as_ref().map_or_else(|| after.clone(), |against| Sizes::of(against.spec())),
             after,
             notes,
-            stages: vec![],
-            layers: vec![],
-            calibration: None,
             evaluation: Some(Comparison {
                 original: evaluation.original.take().map(|original| *original),
                 compact: evaluation,
@@ -133,15 +130,11 @@ impl Args {
                 original_decode_tokens_per_second: None,
                 compact_decode_tokens_per_second: None,
             }),
-            losses: vec![],
-            gates: vec![],
             seconds: Seconds { text, evaluate, total: clock.total(), ..Seconds::default() },
             phases: clock.phases(),
             threads: rayon::current_num_threads(),
-            predicted_peak_memory_bytes: 0,
-            spool_bytes: 0,
             peak_memory_bytes: peak_memory(),
-            recipe: String::new(),
+            ..Report::default()
         };
         report.gates = gates.judge(&report);
         if let Some(mut publisher) = publisher {
