@@ -1,6 +1,6 @@
 //! The words of the command line.
 
-use crate::commands::{eval, generate, init, inspect, logits, plan, report, run, stats};
+use crate::commands::{eval, generate, init, inspect, logits, plan, report, run, schema, stats};
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -42,6 +42,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Init(init::Args),
+    Schema(schema::Args),
     Run(run::Args),
     Plan(plan::Args),
     Stats(stats::Args),

@@ -51,6 +51,7 @@ pub fn main() -> ExitCode {
 fn run(args: Args, context: &Context) -> Result<Ending, Failure> {
     match args.command {
         args::Command::Init(args) => args.run(context),
+        args::Command::Schema(args) => args.run(context),
         args::Command::Run(args) => args.run(context),
         args::Command::Plan(args) => args.run(context),
         args::Command::Stats(args) => args.run(context),

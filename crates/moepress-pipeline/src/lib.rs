@@ -15,6 +15,7 @@ mod report;
 mod rounded;
 mod routing;
 mod run;
+mod schema;
 mod stats;
 mod texts;
 mod write;
@@ -30,5 +31,6 @@ pub use report::{
 };
 pub use routing::{PairReport, RoutingReport, RunReport, SuccessionReport};
 pub use run::{Judge, Outcome, Render, Run, run};
+pub use schema::recipe_schema;
 pub use stats::{Measure, Shard, StatisticsFile, StatisticsHeader, measure, merge};
 pub use texts::{TextReport, TextSet, TextsReport, load_texts};

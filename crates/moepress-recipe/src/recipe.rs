@@ -136,8 +136,14 @@ pub fn parse(text: &str, file: &FilePath, overrides: &[String]) -> Result<Recipe
         let message = "a recipe is a mapping with the keys version, model and stages".into();
         return Err(source.error_at(None, &Path::default(), message));
     };
-    let top = Params { path: Path::default(), map: Arc::new(map), source: Arc::new(source) };
+    let top = Params { path: Path::default(), map: Arc::new(map), source: Arc::new(source), rehearsal: None };
     read(&top, file.parent().unwrap_or(FilePath::new("")))
+}
+
+/// Asks for everything that a recipe may have.
+pub(crate) fn rehearse(top: &Params) {
+    // What it comes to does not matter.
+    let _ = read(top, FilePath::new(""));
 }
 
 fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
@@ -244,10 +250,7 @@ fn stage(top: &Params, index: usize, value: &Value) -> Result<StageSpec, RecipeE
         Value::Mapping(map) => map.clone(),
         _ => return Err(top.source.error(&path, "the parameters of a stage are a mapping: `{key: value}`")),
     };
-    Ok(StageSpec {
-        name: name.into(),
-        params: Params { path, map: Arc::new(map), source: Arc::clone(&top.source) },
-    })
+    Ok(StageSpec { name: name.into(), params: Params { path, map: Arc::new(map), ..top.clone() } })
 }
 
 fn written(stage: &StageSpec) -> Value {

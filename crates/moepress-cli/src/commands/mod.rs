@@ -12,6 +12,7 @@ mod recipe;
 pub mod report;
 mod report_file;
 pub mod run;
+pub mod schema;
 pub mod stats;
 
 use crate::events::Events;
