@@ -12,12 +12,14 @@ pub fn windows_per_chunk(window: usize) -> usize {
 }
 
 /// Windows of equal length that run as one batch.
-pub(crate) struct Chunk {
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// Token ids of all windows, one after the other.
     pub ids: Vec<u32>,
-    pub batch: usize,
-    window: usize,
-    /// The text of every window.
-    texts: Vec<usize>,
+    /// Tokens of a window.
+    pub window: usize,
+    /// The text of every window; none where that does not matter.
+    pub texts: Vec<usize>,
 }
 
 /// Rows of a chunk that predict, and what they should predict.
@@ -28,34 +30,30 @@ pub(crate) struct Predicting {
 
 impl Chunk {
     /// The chunks of windows of one length.
-    pub fn cut(windows: &Windows<'_>) -> Vec<Self> {
+    pub(crate) fn cut(windows: &Windows<'_>) -> Vec<Self> {
         let window = windows.ids.first().map_or(0, Vec::len);
         let size = windows_per_chunk(window);
-        let chunk = |(ids, texts): (&[Vec<u32>], &[usize])| Self {
-            ids: ids.concat(),
-            batch: ids.len(),
-            window,
-            texts: texts.to_vec(),
-        };
+        let chunk =
+            |(ids, texts): (&[Vec<u32>], &[usize])| Self { ids: ids.concat(), window, texts: texts.to_vec() };
         windows.ids.chunks(size).zip(windows.of.chunks(size)).map(chunk).collect()
     }
 
-    /// Tokens of a window.
-    pub fn window(&self) -> usize {
-        self.window
-    }
-
     /// The text that a token is from.
-    pub fn text_of(&self, token: usize) -> usize {
-        self.texts[token / self.window]
+    pub(crate) fn text_of(&self, token: usize) -> usize {
+        self.texts.get(token / self.window.max(1)).copied().unwrap_or(0)
     }
 
-    pub fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.ids.len()
     }
 
+    /// Number of windows.
+    pub(crate) fn batch(&self) -> usize {
+        self.ids.len() / self.window.max(1)
+    }
+
     /// Every token but the last of a window predicts the next.
-    pub fn predicting(&self) -> Predicting {
+    pub(crate) fn predicting(&self) -> Predicting {
         let rows: Vec<u32> =
             (0..self.ids.len() as u32).filter(|row| !(row + 1).is_multiple_of(self.window as u32)).collect();
         let targets = rows.iter().map(|&row| self.ids[row as usize + 1]).collect();

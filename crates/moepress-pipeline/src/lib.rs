@@ -8,6 +8,8 @@
 mod clock;
 mod edited;
 mod error;
+mod evaluate;
+mod idle;
 mod layers;
 mod memory;
 mod plan;
@@ -23,6 +25,7 @@ mod write;
 pub use clock::Clock;
 pub use edited::Edited;
 pub use error::PipelineError;
+pub use evaluate::{Evaluate, Evaluated};
 pub use layers::{ExpertReport, LayerReport};
 pub use plan::{Plan, PlannedStage, SizeOf, Sizes, plan};
 pub use report::{

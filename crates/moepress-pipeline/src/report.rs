@@ -181,7 +181,8 @@ pub struct Comparison {
     pub compact: Evaluation,
     /// What was taken of every file of text.
     pub sampling: TextsReport,
-    /// Greedy decoding, one sequence: tokens per second of the original; of a `run`.
+    /// Greedy decoding, one sequence: tokens per second of the original; of a `run`, and none when it does not fit
+    /// into memory.
     pub original_decode_tokens_per_second: Option<f64>,
     /// The same of the result.
     pub compact_decode_tokens_per_second: Option<f64>,

@@ -3,6 +3,8 @@
 use crate::PipelineError;
 use crate::clock::Clock;
 use crate::edited::Edited;
+use crate::evaluate::{Evaluate, Evaluated};
+use crate::idle::idle_experts;
 use crate::layers::layers;
 use crate::memory::allowed;
 use crate::plan::{Plan, Sizes, description, plan_with, unedited_needs};
@@ -15,20 +17,15 @@ use crate::texts::{TextSet, load_texts};
 use crate::write::write;
 use moepress_calibrate::{Means, Spool, Windows, ladders, rounding_costs, sweep, weight_statistics};
 use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, peak_memory};
-use moepress_eval::{decode_speed, evaluate};
 use moepress_model::Edit;
 use moepress_nn::Device;
 use moepress_recipe::{Coverage, Recipe};
-use moepress_runtime::Model;
 use moepress_stages::{Evidence, Stage, UnderMeasured, check_coverage};
 use moepress_stats::{Need, Needs, Of, Quantity, RoundingCosts, Statistics};
 use moepress_text::Tokenizer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-
-/// Tokens that are decoded to measure speed.
-const DECODED: usize = 64;
 
 /// A recipe to carry out.
 pub struct Run<'a> {
@@ -102,7 +99,7 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     let means = Means { device: job.device.clone(), memory, spool: Some(spool) };
     let mut measured = decide(&means, &mut edited, &plan, &stages, &texts, progress, &mut clock)?;
     (seconds.measure, seconds.decide) = (measured.seconds[0], measured.seconds[1]);
-    for note in measured.stages.iter().flat_map(|stage| &stage.notes) {
+    for note in measured.notes.iter().chain(measured.stages.iter().flat_map(|stage| &stage.notes)) {
         progress.note(note);
     }
     let routing_after = match texts.calibration.as_ref().filter(|_| job.recipe.describe) {
@@ -140,6 +137,10 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         Some(set) => Some(compare(job, &checkpoint, writer.staging(), set, progress)?),
         None => None,
     };
+    let (evaluation, on_the_way) = evaluation.unzip();
+    let on_the_way = on_the_way.unwrap_or_default();
+    on_the_way.iter().for_each(|note| progress.note(note));
+    let notes = plan.notes.iter().chain(texts.notes()).chain(&measured.notes).chain(&on_the_way);
     if evaluation.is_some() {
         seconds.evaluate = clock.lap("evaluate");
     }
@@ -154,7 +155,7 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         family: plan.family.clone(),
         before: plan.before.clone(),
         after: Sizes::of(&written),
-        notes: plan.notes.iter().chain(texts.notes()).cloned().collect(),
+        notes: notes.cloned().collect(),
         stages: measured.stages,
         layers: layers(checkpoint.spec(), &written, &measured.routed),
         routing: measured.routing,
@@ -226,6 +227,8 @@ impl Texts {
 #[derive(Default)]
 struct Measured {
     stages: Vec<StageReport>,
+    /// What is odd about the model.
+    notes: Vec<String>,
     calibration: Option<CalibrationReport>,
     /// Tokens per expert by layer in the first sweep.
     routed: BTreeMap<usize, Vec<u64>>,
@@ -275,6 +278,7 @@ fn decide(
             };
             let under_measured = check_coverage(edited.spec(), &stats, plan.coverage)?;
             if measured.calibration.is_none() {
+                measured.notes.extend(idle_experts(edited.spec().layers.len(), &stats));
                 let report = calibration(set, texts.window, &stats, plan.coverage, &under_measured);
                 measured.calibration = Some(report);
                 if !edited.edits().iter().any(Edit::changes_routing) {
@@ -369,31 +373,35 @@ fn reached(stats: &Statistics) -> Option<f64> {
     (!counts.is_empty()).then(|| reached as f64 / counts.len() as f64)
 }
 
-/// Loads what was written and evaluates it beside the original.
+/// Evaluates what was written beside the original.
 fn compare(
     job: &Run<'_>,
     original: &Checkpoint,
     staging: &Path,
     set: &TextSet,
     progress: &dyn Progress,
-) -> Result<Comparison, PipelineError> {
+) -> Result<(Comparison, Vec<String>), PipelineError> {
     let compact = Checkpoint::open(job.files, staging)?;
     compact.verify()?;
-    let compact = Model::load(&compact)?;
-    let original = Model::load(original)?;
-    let first = set.texts.first().and_then(|text| text.windows.first());
-    let prompt = first.map_or(&[][..], |window| &window.ids[..window.ids.len().min(16)]);
-    let speed = |model: &Model| {
-        decode_speed(model, prompt, DECODED.min(model.spec().context.saturating_sub(prompt.len())))
+    let evaluation = Evaluate {
+        files: job.files,
+        model: &compact,
+        against: Some(original),
+        texts: &set.texts,
+        memory: job.recipe.limits.memory,
+        spool: &staging.join("spool"),
     };
-    let mut evaluation = evaluate(&compact, Some(&original), &set.texts, progress)?;
-    Ok(Comparison {
+    let prompt = set.texts.first().and_then(|text| text.windows.first());
+    let Evaluated { mut evaluation, decode, notes } =
+        evaluation.run(prompt.map(|window| &window.ids[..]), progress)?;
+    let comparison = Comparison {
         sampling: set.report.clone(),
-        original_decode_tokens_per_second: Some(speed(&original)?),
-        compact_decode_tokens_per_second: Some(speed(&compact)?),
+        original_decode_tokens_per_second: decode[1],
+        compact_decode_tokens_per_second: decode[0],
         original: evaluation.original.take().map(|original| *original),
         compact: evaluation,
-    })
+    };
+    Ok((comparison, notes))
 }
 
 /// A JSON list with one edit per line, so that two runs can be compared by `diff`.

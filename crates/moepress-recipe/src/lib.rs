@@ -39,4 +39,5 @@ pub use guard::MAX_BYTES;
 pub use params::Params;
 pub use recipe::{Gates, Limits, Mtp, Recipe, StageSpec, parse};
 pub use schema::{schema, stage_schema};
+pub use size::size_in_bytes;
 pub use texts::{Bos, Protocol, TextFile, TextForm, TextSpec};

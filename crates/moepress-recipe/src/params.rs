@@ -176,13 +176,7 @@ impl Params {
     fn bytes_of(&self, key: &str) -> Result<Option<u64>, RecipeError> {
         let Some(value) = self.value(key, false)? else { return Ok(None) };
         let size = value.as_u64().or_else(|| value.as_str().and_then(size::bytes)).filter(|&size| size > 0);
-        size.map(Some).ok_or_else(|| {
-            self.expected(
-                key,
-                "a size above 0 such as 4.2GiB, 3MB or 1048576 (units: kB, KiB, MB, MiB, GB, GiB, TB, TiB)",
-                value,
-            )
-        })
+        size.map(Some).ok_or_else(|| self.expected(key, size::EXPECTED, value))
     }
 
     /// Whether the key is present.

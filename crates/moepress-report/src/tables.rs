@@ -171,7 +171,8 @@ pub(crate) fn speed(comparison: &Comparison) -> Table {
     let words = |value: Option<f64>| value.map_or("-".to_owned(), |value| fixed(value, 0));
     let row = |name: &str, before: Option<f64>, after: Option<f64>| {
         let ratio = after.zip(before).map_or("-".to_owned(), |(after, before)| times(after, before));
-        after.is_some().then(|| vec![name.to_owned(), words(before), words(after), ratio])
+        (before.is_some() || after.is_some())
+            .then(|| vec![name.to_owned(), words(before), words(after), ratio])
     };
     let decode = row(
         "decoding one sequence",

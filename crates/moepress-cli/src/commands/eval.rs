@@ -7,9 +7,11 @@ use crate::failure::Failure;
 use crate::progress::Shown;
 use crate::{output, place};
 use moepress_checkpoint::{Checkpoint, Progress, Publisher, Source, peak_memory};
-use moepress_eval::{Divergence, Likelihood, evaluate};
-use moepress_pipeline::{Clock, Comparison, Report, SCHEMA_VERSION, Seconds, Sizes, load_texts};
-use moepress_recipe::{Bos, Protocol, TextFile, TextSpec, unknown_word};
+use moepress_eval::{Divergence, Likelihood};
+use moepress_pipeline::{
+    Clock, Comparison, Evaluate, Evaluated, Report, SCHEMA_VERSION, Seconds, Sizes, load_texts,
+};
+use moepress_recipe::{Bos, Protocol, TextFile, TextSpec, size_in_bytes, unknown_word};
 use moepress_report::{Available, protocol_in_words};
 use std::path::PathBuf;
 
@@ -62,6 +64,12 @@ pub struct Args {
     bos: Bos,
     #[command(flatten)]
     threads: Threads,
+    /// Most resident memory, such as 2GiB; models that do not fit are read layer by layer
+    #[arg(long, value_name = "SIZE", value_parser = size_in_bytes)]
+    max_memory: Option<u64>,
+    /// Directory for what does not fit into memory [default: that of the system for temporary files]
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
     #[command(flatten)]
     gates: GateArgs,
     /// Also write report.json, report.md and report.html to this directory, which must not exist
@@ -104,15 +112,21 @@ impl Args {
         let texts = self.texts(checkpoint.spec().context, &mut notes)?;
         let set = load_texts(context.files.as_ref(), &tokenizer, &texts)?;
         notes.extend(set.notes.iter().cloned());
-        notes.iter().for_each(|line| progress.note(line));
         let text = clock.lap("read text and headers");
-        let other = against.as_ref().map_or(0, |against| against.spec().total_bytes());
-        let tested = model::load(context, &checkpoint, other)?;
-        let original = against.as_ref().map(|against| model::load(context, against, 0)).transpose()?;
-        clock.lap("load");
-        let mut evaluation = evaluate(&tested, original.as_ref(), &set.texts, &progress)?;
+        let spool = self.spool.clone().unwrap_or_else(std::env::temp_dir);
+        let job = Evaluate {
+            files: &context.files,
+            model: &checkpoint,
+            against: against.as_ref(),
+            texts: &set.texts,
+            memory: self.max_memory,
+            spool: &spool.join(format!("moepress-eval-{}", std::process::id())),
+        };
+        let Evaluated { mut evaluation, notes: on_the_way, .. } = job.run(None, &progress)?;
+        notes.extend(on_the_way);
+        notes.iter().for_each(|line| progress.note(line));
         let evaluate = clock.lap("evaluate");
-        let after = Sizes::of(checkpoint.spec());
+        let after = Sizes::on_disk(&checkpoint);
         let mut report = Report {
             schema_version: SCHEMA_VERSION,
             moepress: env!("CARGO_PKG_VERSION"),
@@ -120,7 +134,7 @@ impl Args {
             model: self.path.display().to_string(),
             against: self.against.as_ref().map(|path| path.display().to_string()),
             family: checkpoint.spec().family.clone(),
-            before: against.as_ref().map_or_else(|| after.clone(), |against| Sizes::of(against.spec())),
+            before: against.as_ref().map_or_else(|| after.clone(), Sizes::on_disk),
             after,
             notes,
             evaluation: Some(Comparison {
