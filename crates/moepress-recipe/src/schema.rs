@@ -303,8 +303,8 @@ mod tests {
         assert_eq!(of("properties.ratio.exclusiveMaximum"), &Value::from(1.0));
         let group = of("properties.group.anyOf").as_sequence().unwrap();
         assert!(
-            group.iter().any(|f| f["enum"][0] == Value::from("row"))
-                && group.iter().any(|f| f["default"] == Value::from(64))
+            group.iter().any(|f| f["enum"][0] == "row")
+                && group.iter().any(|f| f["default"] == 64)
         );
     }
 }
