@@ -3,7 +3,7 @@
 use crate::{BenchError, Roofline, median};
 use moepress_kernels::{Activations, Precision, matmul};
 use moepress_quant::codec::Codes;
-use moepress_quant::{Code, Dtype, Format, Packed, Plain, Stored};
+use moepress_quant::{Code, Dtype, Format, Packed, Plain, Scale, Stored};
 use serde::Serialize;
 use std::hint::black_box;
 use std::time::Instant;
@@ -112,12 +112,18 @@ fn made_up(format: Format, rows: usize, cols: usize, seed: u64) -> Option<Stored
             let codes = match format.code {
                 // No field is 11.
                 Code::Ternary => codes.map(|byte| byte & !(byte >> 1 & 0x55)).collect(),
-                Code::Int(_) => codes.collect(),
+                // No code is NaN.
+                Code::Fp8 => codes.map(|byte| byte & 0x7e).collect(),
+                Code::Int(_) | Code::Fp4 => codes.collect(),
             };
             let groups = rows * format.row_groups(cols);
             let offsets = if format.has_offsets() { vec![SCALE | 0x8000; groups] } else { vec![] };
             let codes = Codes::Fields(codes);
-            Stored::Packed(Packed { format, rows, cols, codes, scales: vec![SCALE; groups], offsets })
+            let scale = match format.scale {
+                Scale::F16 | Scale::Ue5m3 => SCALE,
+                Scale::E8m0 => 117,
+            };
+            Stored::Packed(Packed { format, rows, cols, codes, scales: vec![scale; groups], offsets })
         }
     };
     stored.validate().is_ok().then_some(stored)

@@ -12,9 +12,10 @@ pub fn windows_per_chunk(window: usize) -> usize {
 }
 
 /// Windows of equal length that run as one batch.
-pub(crate) struct Chunk {
-    pub ids: Vec<u32>,
-    pub batch: usize,
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) batch: usize,
     window: usize,
     /// The text of every window.
     texts: Vec<usize>,
@@ -27,8 +28,14 @@ pub(crate) struct Predicting {
 }
 
 impl Chunk {
+    /// A chunk of windows of `window` tokens, one after the other.
+    pub fn new(ids: Vec<u32>, window: usize) -> Self {
+        let batch = ids.len() / window.max(1);
+        Self { ids, batch, window, texts: vec![0; batch] }
+    }
+
     /// The chunks of windows of one length.
-    pub fn cut(windows: &Windows<'_>) -> Vec<Self> {
+    pub(crate) fn cut(windows: &Windows<'_>) -> Vec<Self> {
         let window = windows.ids.first().map_or(0, Vec::len);
         let size = windows_per_chunk(window);
         let chunk = |(ids, texts): (&[Vec<u32>], &[usize])| Self {
@@ -41,21 +48,21 @@ impl Chunk {
     }
 
     /// Tokens of a window.
-    pub fn window(&self) -> usize {
+    pub(crate) fn window(&self) -> usize {
         self.window
     }
 
     /// The text that a token is from.
-    pub fn text_of(&self, token: usize) -> usize {
+    pub(crate) fn text_of(&self, token: usize) -> usize {
         self.texts[token / self.window]
     }
 
-    pub fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.ids.len()
     }
 
     /// Every token but the last of a window predicts the next.
-    pub fn predicting(&self) -> Predicting {
+    pub(crate) fn predicting(&self) -> Predicting {
         let rows: Vec<u32> =
             (0..self.ids.len() as u32).filter(|row| !(row + 1).is_multiple_of(self.window as u32)).collect();
         let targets = rows.iter().map(|&row| self.ids[row as usize + 1]).collect();

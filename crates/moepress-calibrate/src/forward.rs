@@ -26,7 +26,7 @@ impl Sweep<'_> {
             let slots: Vec<Slot> = [after].into_iter().chain(chosen).collect();
             self.pass(acts, stats, &slots, |acts, i, chunk| {
                 let x = self.rows(acts.read(before, i)?, chunk);
-                let attended = block.attend(x, chunk.batch, &self.rotary, None, &mut Ignore);
+                let attended = block.attend(x, chunk.batch, self.rotary(chunk), None, &mut Ignore);
                 let mut stats = Statistics::default();
                 let (y, choices) = self.whole(&block, layer, chunk, attended, (acts, i), &mut stats)?;
                 Ok(([to_rows(y)].into_iter().chain(choices).collect(), stats))
@@ -38,7 +38,7 @@ impl Sweep<'_> {
         let slots: Vec<Slot> = [Slot::Attended].into_iter().chain(chosen).collect();
         self.pass(acts, stats, &slots, |acts, i, chunk| {
             let x = self.rows(acts.read(before, i)?, chunk);
-            let attended = block.attend(x, chunk.batch, &self.rotary, None, &mut Ignore);
+            let attended = block.attend(x, chunk.batch, self.rotary(chunk), None, &mut Ignore);
             let mut stats = Statistics::default();
             let choices = match self.sees_router() {
                 true => {
@@ -61,11 +61,11 @@ impl Sweep<'_> {
                 let normed = block.mlp_input(attended.clone());
                 let sum = if first { normed.zeros_like() } else { self.rows(acts.read(from, i)?, chunk) };
                 let routed = experts.route(normed.clone());
-                let mut probe = RoutingProbe::new(index, &routed);
+                let mut probe = self.needs.has(Need::Routing).then(|| RoutingProbe::new(index, &routed));
                 let these = loaded.iter().map(|(expert, loaded)| (*expert, loaded));
                 let sum = experts.add(these, &normed, &routed, sum, &mut probe);
                 let mut stats = Statistics::default();
-                if self.needs.has(Need::Routing) {
+                if let Some(probe) = probe {
                     probe.finish_outputs(&mut stats)?;
                 }
                 if self.needs.has(Need::MeanOutputs) {
@@ -103,12 +103,12 @@ impl Sweep<'_> {
             return Ok((block.leave(attended, normed, zeros, &mut Ignore), None));
         };
         let routed = experts.route(normed.clone());
-        let mut probe = RoutingProbe::new(layer.index, &routed);
+        let mut probe = self.needs.has(Need::Routing).then(|| RoutingProbe::new(layer.index, &routed));
         let sum = experts.add(experts.loaded(), &normed, &routed, normed.zeros_like(), &mut probe);
         if self.needs.has(Need::MeanOutputs) {
             crate::routing::output_sums(layer.index, experts.loaded(), &normed, stats)?;
         }
-        if self.needs.has(Need::Routing) {
+        if let Some(probe) = probe {
             probe.finish_outputs(stats)?;
         }
         let choices = self.router(layer, &routed, chunk, kept, stats)?;

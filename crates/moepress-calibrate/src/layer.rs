@@ -3,7 +3,7 @@
 use crate::CalibrateError;
 use moepress_checkpoint::{CheckpointError, Share, Source};
 use moepress_model::{LayerWeights, ModelSpec, Moe, Part, Tensor};
-use moepress_nn::{Block, BlockError, Builder, Device, Expert, dense};
+use moepress_nn::{Block, BlockError, Builder, Device, Expert, Linear, MakeLinear, dense};
 use moepress_quant::formats::encode_nearest;
 use moepress_quant::{Format, Stored};
 use std::path::Path;
@@ -13,14 +13,21 @@ use std::sync::Arc;
 pub(crate) struct Layer<'a> {
     pub index: usize,
     source: &'a dyn Source,
+    linear: MakeLinear<'a>,
     device: &'a Device,
     /// Experts held at a time.
     held: usize,
 }
 
 impl<'a> Layer<'a> {
-    pub fn new(source: &'a dyn Source, index: usize, device: &'a Device, held: usize) -> Self {
-        Self { index, source, device, held: held.max(1) }
+    pub fn new(
+        source: &'a dyn Source,
+        index: usize,
+        linear: MakeLinear<'a>,
+        device: &'a Device,
+        held: usize,
+    ) -> Self {
+        Self { index, source, linear, device, held: held.max(1) }
     }
 
     fn count(&self) -> usize {
@@ -107,8 +114,13 @@ impl<'a> Layer<'a> {
         weights: LayerWeights,
         take: impl FnOnce(&mut Builder<'_>) -> Result<T, BlockError>,
     ) -> Result<T, CalibrateError> {
-        build(self.source.spec(), self.index, weights, self.device, take)
+        build(self.source.spec(), self.index, weights, self.linear, self.device, take)
     }
+}
+
+/// Maps unpacked to f32 on this device.
+pub(crate) fn dense_on(device: &Device) -> impl Fn(Arc<Stored>) -> Box<dyn Linear> + Sync {
+    move |stored| dense(&stored, device)
 }
 
 /// What `take` makes of these weights of a layer.
@@ -116,10 +128,10 @@ pub(crate) fn build<T>(
     spec: &ModelSpec,
     layer: usize,
     weights: LayerWeights,
+    linear: MakeLinear<'_>,
     device: &Device,
     take: impl FnOnce(&mut Builder<'_>) -> Result<T, BlockError>,
 ) -> Result<T, CalibrateError> {
-    let linear = |stored: Arc<Stored>| dense(&stored, device);
-    let mut builder = Builder::new(spec, layer, weights, &linear, device);
+    let mut builder = Builder::new(spec, layer, weights, linear, device);
     Ok(take(&mut builder)?)
 }

@@ -40,8 +40,8 @@ fn measure(
 fn least(name: &str) -> Layout {
     let (model, windows, needs) = (model(name), Reference::of(name).ids(), needs());
     let tokens = windows.len() * windows[0].len();
-    let work =
-        Work { tokens, window: windows[0].len(), threads: rayon::current_num_threads(), needs: &needs };
+    let (window, threads) = (windows[0].len(), rayon::current_num_threads());
+    let work = Work { tokens, window, threads, needs: &needs, packed: false };
     let layout = Layout::least(model.spec(), &work);
     assert!(layout.spooled && layout.experts == 1 && layout.spool > 0);
     layout

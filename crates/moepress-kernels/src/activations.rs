@@ -1,7 +1,7 @@
 //! Inputs of products: f32 rows, and for the fast kernels the same as eight-bit integers.
 
 use crate::rows::FEW;
-use moepress_quant::{Code, Dtype, Format};
+use moepress_quant::{Code, Dtype, Format, Grouped};
 use std::sync::OnceLock;
 
 /// Columns of a chunk, what the fast kernels take at a time: sixteen lanes of sixteen.
@@ -57,7 +57,9 @@ impl<'a> Activations<'a> {
     pub(crate) fn prepare(&self, format: Format) {
         match (self.precision, format) {
             (Precision::Fast, Format::Grouped(format)) => {
-                self.quantized(Order::of(format.code));
+                if let Some(order) = Order::of(format) {
+                    self.quantized(order);
+                }
             }
             (Precision::Fast, Format::Plain(Dtype::Bf16)) if self.n >= FEW => {
                 self.halves();
@@ -97,11 +99,14 @@ pub(crate) enum Order {
 }
 
 impl Order {
-    pub(crate) fn of(code: Code) -> Self {
-        match code {
-            Code::Ternary | Code::Int(2) => Self::Pairs,
-            Code::Int(4) => Self::Nibbles,
-            Code::Int(_) => Self::Straight,
+    /// None for codes that are no multiples of their scale: floating-point ones, and ternary ones with two scales.
+    pub(crate) fn of(format: Grouped) -> Option<Self> {
+        match format.code {
+            Code::Ternary => format.symmetric.then_some(Self::Pairs),
+            Code::Int(2) => Some(Self::Pairs),
+            Code::Int(4) => Some(Self::Nibbles),
+            Code::Int(_) => Some(Self::Straight),
+            Code::Fp4 | Code::Fp8 => None,
         }
     }
 

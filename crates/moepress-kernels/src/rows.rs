@@ -16,9 +16,13 @@ pub(crate) const FEW: usize = 16;
 
 /// W · xᵀ for these rows of W, `[rows.len(), n]`: the product transposed. x is `[n, cols]`, `cols` > 0.
 pub(crate) fn rows(x: &Activations<'_>, w: &Stored, rows: Range<usize>, out: &mut [f32]) {
+    let order = match w {
+        Stored::Packed(packed) if x.precision == Precision::Fast => Order::of(packed.format),
+        _ => None,
+    };
     match w {
-        Stored::Packed(packed) if x.precision == Precision::Fast => {
-            let x = x.quantized(Order::of(packed.format.code));
+        Stored::Packed(packed) if let Some(order) = order => {
+            let x = x.quantized(order);
             match packed.codes {
                 Codes::Fields(_) => isa::kernel()(x, packed, rows, out),
                 Codes::Trits(_) | Codes::Entropy(_) => repacked(x, packed, rows, out),

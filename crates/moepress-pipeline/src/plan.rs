@@ -1,16 +1,20 @@
 //! What a recipe would do, from headers alone.
 
 use crate::PipelineError;
+use crate::evaluate::Tokens;
 use crate::memory::{Load, predict};
-use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
+use moepress_checkpoint::{Checkpoint, CheckpointError, Files, Source};
 use moepress_model::{Class, Edit, ModelSpec, Tensor, await_inputs};
 use moepress_quant::Format;
 use moepress_quant::codec::Packing;
-use moepress_recipe::{Coverage, Mtp, Recipe, TextSpec};
+use moepress_recipe::{Coverage, Mtp, Protocol, Recipe, TextFile, TextSpec};
 use moepress_stages::{Stage, assumed, awaited, from_recipe};
 use moepress_stats::{Need, Needs};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Of text in a language that a tokenizer was made for.
+const BYTES_PER_TOKEN: u64 = 4;
 
 /// Weights and bytes of a class or of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -22,7 +26,7 @@ pub struct SizeOf {
 }
 
 /// The size of a model.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Sizes {
     /// All tensors.
     #[serde(flatten)]
@@ -34,13 +38,24 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The size of a model.
+    /// The size of a model in the formats that its description says.
     pub fn of(spec: &ModelSpec) -> Self {
-        let entry =
-            |(class, (weights, bytes)): (Class, (u64, u64))| (class.name(), SizeOf { weights, bytes });
-        let total = SizeOf { weights: spec.total_weights(), bytes: spec.total_bytes() };
-        let bpw = 8.0 * total.bytes as f64 / total.weights.max(1) as f64;
-        Self { total, bpw, classes: spec.bytes_by_class().into_iter().map(entry).collect() }
+        Self::new(spec.bytes_by_class())
+    }
+
+    /// The size of a checkpoint as it lies on disk, where weights may be smaller than what they are read as.
+    pub fn on_disk(checkpoint: &Checkpoint) -> Self {
+        Self::new(checkpoint.spec().sizes_by_class(|tensor| checkpoint.disk_bytes(tensor)))
+    }
+
+    fn new(classes: BTreeMap<Class, (u64, u64)>) -> Self {
+        let mut total = SizeOf::default();
+        let mut entry = |(class, (weights, bytes)): (Class, (u64, u64))| {
+            total = SizeOf { weights: total.weights + weights, bytes: total.bytes + bytes };
+            (class.name(), SizeOf { weights, bytes })
+        };
+        let classes = classes.into_iter().map(&mut entry).collect();
+        Self { total, bpw: 8.0 * total.bytes as f64 / total.weights.max(1) as f64, classes }
     }
 }
 
@@ -180,11 +195,12 @@ pub(crate) fn plan_with(
     // Once more on the result.
     swept.extend(recipe.describe.then(description).map(Some));
     let writing = Writes::new(before, &spec, &all)?;
-    let prediction = predict(before, &spec, &load(recipe, &swept, rounding.map(|_| &writing)))?;
+    let load = load(model.files(), recipe, &swept, rounding.map(|_| &writing));
+    let prediction = predict(before, &spec, &load)?;
     let plan = Plan {
         family: spec.family.clone(),
         notes: model.notes().iter().cloned().chain(carried).chain(bounds).collect(),
-        before: Sizes::of(before),
+        before: Sizes::on_disk(model),
         stages: planned,
         after: Sizes::of(&spec),
         walks: walks(recipe, &stages, &swept, rounding.is_some()),
@@ -329,19 +345,40 @@ fn words(needs: &Needs) -> Vec<&'static str> {
 }
 
 /// What a recipe calls for, with sweeps for these needs.
-fn load<'a>(recipe: &Recipe, needs: &'a [Option<Needs>], rounding: Option<&'a Writes>) -> Load<'a> {
+fn load<'a>(
+    files: &dyn Files,
+    recipe: &Recipe,
+    needs: &'a [Option<Needs>],
+    rounding: Option<&'a Writes>,
+) -> Load<'a> {
     let calibrates = rounding.is_some() || needs.iter().any(Option::is_some);
     let calibration = recipe.calibration.as_ref().filter(|_| calibrates);
     Load {
         sweeps: needs.iter().flatten().collect(),
         rounding,
-        tokens: calibration
-            .map_or(0, |c| c.files.iter().map(|file| file.windows(c.windows) * c.window).sum()),
+        tokens: calibration.map_or(0, |texts| tokens(files, texts)),
         window: calibration.map_or(0, |c| c.window),
-        evaluates: recipe.evaluate.as_ref().map(|e| e.window),
+        evaluates: recipe.evaluate.as_ref().map(|e| Tokens { all: tokens(files, e), window: e.window }),
         threads: rayon::current_num_threads(),
         limit: recipe.limits.memory,
     }
+}
+
+/// Tokens in the windows of texts; where all windows are taken, as many as such files usually come to.
+fn tokens(files: &dyn Files, texts: &TextSpec) -> usize {
+    let step = match texts.protocol {
+        Protocol::Strided { stride } => stride,
+        Protocol::Paper | Protocol::LlamaCpp => texts.window,
+    };
+    let windows = |file: &TextFile| match file.windows(texts.windows) {
+        TextSpec::ALL => {
+            // Whatever is wrong with a text is found when it is read.
+            let bytes = files.open(&file.path).map_or(0, |file| file.len());
+            (bytes / BYTES_PER_TOKEN) as usize / step.max(1) + 1
+        }
+        count => count,
+    };
+    texts.files.iter().map(|file| windows(file).saturating_mul(texts.window)).fold(0, usize::saturating_add)
 }
 
 fn walks(

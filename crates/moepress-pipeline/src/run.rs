@@ -1,33 +1,31 @@
 //! Carrying a recipe out.
 
 use crate::PipelineError;
+use crate::clock::Clock;
 use crate::edited::Edited;
+use crate::evaluate::{Evaluate, Evaluated};
+use crate::idle::idle_experts;
 use crate::layers::layers;
 use crate::memory::allowed;
 use crate::plan::{Plan, Sizes, description, plan_with, unedited_needs};
-use crate::report::{CalibrationReport, Comparison, Report, Seconds, StageReport, UnderMeasuredReport};
+use crate::report::{
+    CalibrationReport, Comparison, Report, SCHEMA_VERSION, Seconds, StageReport, UnderMeasuredReport, Verdict,
+};
 use crate::routing::{RoutingReport, routing};
 use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows, text_of_windows};
 use crate::texts::{TextSet, load_texts};
 use crate::write::write;
 use moepress_calibrate::{Means, Spool, Windows, ladders, rounding_costs, sweep, weight_statistics};
 use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, peak_memory};
-use moepress_eval::{decode_speed, evaluate};
 use moepress_model::Edit;
 use moepress_nn::Device;
 use moepress_recipe::{Coverage, Recipe};
-use moepress_runtime::Model;
 use moepress_stages::{Evidence, Stage, UnderMeasured, check_coverage};
 use moepress_stats::{Need, Needs, Of, Quantity, RoundingCosts, Statistics};
 use moepress_text::Tokenizer;
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
-
-/// Tokens that are decoded to measure speed.
-const DECODED: usize = 64;
 
 /// A recipe to carry out.
 pub struct Run<'a> {
@@ -43,9 +41,14 @@ pub struct Run<'a> {
     pub statistics_from: Option<&'a Path>,
     /// Where calibration computes; everything else runs on the CPU.
     pub device: Device,
+    /// What the quality gates say about the report, which has no verdicts yet.
+    pub judge: Judge<'a>,
     /// Turns the report into files beside it: name and contents.
     pub render: Render<'a>,
 }
+
+/// From a report to what the quality gates say about it.
+pub type Judge<'a> = &'a dyn Fn(&Report) -> Vec<Verdict>;
 
 /// From a report to the files that show it: names and contents.
 pub type Render<'a> = &'a dyn Fn(&Report) -> Vec<(String, Vec<u8>)>;
@@ -63,7 +66,7 @@ pub struct Outcome {
 /// # Errors
 /// Whatever ends it; the output directory is then absent.
 pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineError> {
-    let started = Instant::now();
+    let mut clock = Clock::start();
     let mut seconds = Seconds::default();
     let checkpoint = Checkpoint::open(job.files, &job.recipe.model)?;
     let (plan, stages) = plan_with(job.recipe, &checkpoint, job.statistics_from.is_some())?;
@@ -80,7 +83,7 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
             Wanted { spec: checkpoint.spec(), model: &model, windows: &windows, texts: &of_windows, needs };
         texts.given = Some(Given::read(job.files.as_ref(), path, &wanted)?);
     }
-    seconds.text = started.elapsed().as_secs_f64();
+    seconds.text = clock.lap("read text and headers");
 
     let mut edited = Edited::new(&checkpoint);
     edited.push(plan.first.clone())?;
@@ -94,18 +97,19 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     let spool = Spool { files: job.files.clone(), dir: writer.staging().join("spool") };
     let memory = allowed(job.recipe.limits.memory);
     let means = Means { device: job.device.clone(), memory, spool: Some(spool) };
-    let mut measured = decide(&means, &mut edited, &plan, &stages, &texts, progress, &mut seconds)?;
-    for note in measured.stages.iter().flat_map(|stage| &stage.notes) {
+    let mut measured = decide(&means, &mut edited, &plan, &stages, &texts, progress, &mut clock)?;
+    (seconds.measure, seconds.decide) = (measured.seconds[0], measured.seconds[1]);
+    for note in measured.notes.iter().chain(measured.stages.iter().flat_map(|stage| &stage.notes)) {
         progress.note(note);
     }
-    let at = Instant::now();
     let routing_after = match texts.calibration.as_ref().filter(|_| job.recipe.describe) {
         Some(set) => routing(edited.spec(), &sweep_set(&edited, set, &description(), &means, progress)?),
         None => vec![],
     };
-    seconds.measure += at.elapsed().as_secs_f64();
+    if job.recipe.describe {
+        seconds.measure += clock.lap("describe the result");
+    }
 
-    let at = Instant::now();
     let windows = texts.calibration.as_ref().map(all_windows).unwrap_or_default();
     let said = write(&mut writer, &edited, &windows, &means, progress)?;
     said.iter().for_each(|note| progress.note(note));
@@ -127,24 +131,31 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     writer.write_file("edits.json", &lines(edited.edits())?)?;
     writer.write_manifest(edited.spec(), inputs, &recipe)?;
     let written = writer.sized(edited.spec());
-    seconds.write = at.elapsed().as_secs_f64();
+    seconds.write = clock.lap("apply and write");
 
-    let at = Instant::now();
     let evaluation = match &texts.evaluation {
         Some(set) => Some(compare(job, &checkpoint, writer.staging(), set, progress)?),
         None => None,
     };
-    seconds.evaluate = at.elapsed().as_secs_f64();
-    seconds.total = started.elapsed().as_secs_f64();
+    let (evaluation, on_the_way) = evaluation.unzip();
+    let on_the_way = on_the_way.unwrap_or_default();
+    on_the_way.iter().for_each(|note| progress.note(note));
+    let notes = plan.notes.iter().chain(texts.notes()).chain(&measured.notes).chain(&on_the_way);
+    if evaluation.is_some() {
+        seconds.evaluate = clock.lap("evaluate");
+    }
+    seconds.total = clock.total();
 
-    let report = Report {
-        schema_version: 1,
+    let mut report = Report {
+        schema_version: SCHEMA_VERSION,
         moepress: env!("CARGO_PKG_VERSION"),
+        command: "run",
         model: job.model_name.to_owned(),
+        against: None,
         family: plan.family.clone(),
         before: plan.before.clone(),
         after: Sizes::of(&written),
-        notes: plan.notes.iter().chain(texts.notes()).cloned().collect(),
+        notes: notes.cloned().collect(),
         stages: measured.stages,
         layers: layers(checkpoint.spec(), &written, &measured.routed),
         routing: measured.routing,
@@ -155,14 +166,18 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
             texts.calibration.as_ref().map(of)
         }),
         evaluation,
+        losses: vec![],
+        gates: vec![],
         seconds,
+        phases: clock.phases(),
         threads: rayon::current_num_threads(),
         predicted_peak_memory_bytes: plan.peak_memory_bytes,
         spool_bytes: plan.spool_bytes,
         peak_memory_bytes: peak_memory(),
         recipe,
     };
-    writer.write_file("report.json", &json(&report)?)?;
+    report.gates = (job.judge)(&report);
+    writer.write_file("report.json", &report.json()?)?;
     for (name, bytes) in (job.render)(&report) {
         writer.write_file(&name, &bytes)?;
     }
@@ -212,12 +227,16 @@ impl Texts {
 #[derive(Default)]
 struct Measured {
     stages: Vec<StageReport>,
+    /// What is odd about the model.
+    notes: Vec<String>,
     calibration: Option<CalibrationReport>,
     /// Tokens per expert by layer in the first sweep.
     routed: BTreeMap<usize, Vec<u64>>,
     /// Of the original.
     routing: Vec<RoutingReport>,
     last: Option<Sweep>,
+    /// Spent on measuring and on deciding.
+    seconds: [f64; 2],
 }
 
 /// The last sweep.
@@ -244,12 +263,13 @@ fn decide(
     stages: &[Box<dyn Stage>],
     texts: &Texts,
     progress: &dyn Progress,
-    seconds: &mut Seconds,
+    clock: &mut Clock,
 ) -> Result<Measured, PipelineError> {
     let mut stats = Statistics::default();
     let mut measured = Measured::default();
     for (stage, needs) in stages.iter().zip(&plan.needs) {
-        let at = Instant::now();
+        let name = stage.describe();
+        let name = name.split(':').next().unwrap_or_default();
         if let (Some(needs), Some(set)) = (needs, &texts.calibration) {
             let given = texts.given.as_ref().filter(|_| measured.calibration.is_none());
             stats = match given {
@@ -258,6 +278,7 @@ fn decide(
             };
             let under_measured = check_coverage(edited.spec(), &stats, plan.coverage)?;
             if measured.calibration.is_none() {
+                measured.notes.extend(idle_experts(edited.spec().layers.len(), &stats));
                 let report = calibration(set, texts.window, &stats, plan.coverage, &under_measured);
                 measured.calibration = Some(report);
                 if !edited.edits().iter().any(Edit::changes_routing) {
@@ -280,11 +301,10 @@ fn decide(
             costs.ladders = ladders(edited, &stats, need, progress)?;
         }
         let weights = weight_statistics(edited, &needs.weights, progress)?;
-        seconds.measure += at.elapsed().as_secs_f64();
+        measured.seconds[0] += clock.lap(format!("measure for {name}"));
         if progress.cancelled() {
             return Err(PipelineError::Cancelled);
         }
-        let at = Instant::now();
         let (spec, coverage) = (edited.spec(), plan.coverage);
         let evidence =
             Evidence { spec, stats: &stats, costs: &costs, weights: &weights, texts: &plan.texts, coverage };
@@ -292,7 +312,7 @@ fn decide(
         decision.edits.iter().for_each(|edit| stats.follow(edit));
         let edits = decision.edits.len();
         edited.push(decision.edits)?;
-        seconds.decide += at.elapsed().as_secs_f64();
+        measured.seconds[1] += clock.lap(format!("decide {name}"));
         let after = Sizes::of(edited.spec());
         measured.stages.push(StageReport { what: stage.describe(), edits, notes: decision.notes, after });
     }
@@ -341,38 +361,47 @@ fn calibration(
         unreached: unreached.map(|&(layer, expert, _)| (layer, expert)).collect(),
         min_tokens: coverage.min_tokens,
         below_min_tokens: coverage.below.word(),
+        coverage: reached(stats),
         under_measured: under_measured.iter().map(listed).collect(),
     }
 }
 
-/// Loads what was written and evaluates it beside the original.
+/// The share of experts that at least one token reached, where routing was seen.
+fn reached(stats: &Statistics) -> Option<f64> {
+    let counts: Vec<f64> = routed(stats).flat_map(|(_, tokens)| tokens.iter().copied()).collect();
+    let reached = counts.iter().filter(|&&tokens| tokens > 0.0).count();
+    (!counts.is_empty()).then(|| reached as f64 / counts.len() as f64)
+}
+
+/// Evaluates what was written beside the original.
 fn compare(
     job: &Run<'_>,
     original: &Checkpoint,
     staging: &Path,
     set: &TextSet,
     progress: &dyn Progress,
-) -> Result<Comparison, PipelineError> {
+) -> Result<(Comparison, Vec<String>), PipelineError> {
     let compact = Checkpoint::open(job.files, staging)?;
     compact.verify()?;
-    let compact = Model::load(&compact)?;
-    let original = Model::load(original)?;
-    let first = set.texts.first().and_then(|text| text.windows.first());
-    let prompt = first.map_or(&[][..], |window| &window.ids[..window.ids.len().min(16)]);
-    let speed = |model: &Model| {
-        decode_speed(model, prompt, DECODED.min(model.spec().context.saturating_sub(prompt.len())))
+    let evaluation = Evaluate {
+        files: job.files,
+        model: &compact,
+        against: Some(original),
+        texts: &set.texts,
+        memory: job.recipe.limits.memory,
+        spool: &staging.join("spool"),
     };
-    let mut evaluation = evaluate(&compact, Some(&original), &set.texts, progress)?;
-    Ok(Comparison {
+    let prompt = set.texts.first().and_then(|text| text.windows.first());
+    let Evaluated { mut evaluation, decode, notes } =
+        evaluation.run(prompt.map(|window| &window.ids[..]), progress)?;
+    let comparison = Comparison {
         sampling: set.report.clone(),
-        original_decode_tokens_per_second: speed(&original)?,
-        compact_decode_tokens_per_second: speed(&compact)?,
-        original: match evaluation.original.take() {
-            Some(original) => *original,
-            None => evaluate(&original, None, &set.texts, progress)?,
-        },
+        original_decode_tokens_per_second: decode[1],
+        compact_decode_tokens_per_second: decode[0],
+        original: evaluation.original.take().map(|original| *original),
         compact: evaluation,
-    })
+    };
+    Ok((comparison, notes))
 }
 
 /// A JSON list with one edit per line, so that two runs can be compared by `diff`.
@@ -380,10 +409,4 @@ pub(crate) fn lines(edits: &[Edit]) -> Result<Vec<u8>, PipelineError> {
     let line = |edit| serde_json::to_string(edit).map_err(|e| PipelineError::Report(e.to_string()));
     let lines = edits.iter().map(line).collect::<Result<Vec<_>, _>>()?;
     Ok(format!("[\n{}\n]\n", lines.join(",\n")).into_bytes())
-}
-
-fn json(value: &impl Serialize) -> Result<Vec<u8>, PipelineError> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| PipelineError::Report(e.to_string()))?;
-    bytes.push(b'\n');
-    Ok(bytes)
 }

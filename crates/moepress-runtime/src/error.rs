@@ -3,6 +3,7 @@
 use moepress_checkpoint::{CheckpointError, ErrorKind};
 use moepress_kernels::MatmulError;
 use moepress_model::Tensor;
+use moepress_nn::BlockError;
 
 /// An error of loading or running a model.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +11,9 @@ pub enum RuntimeError {
     /// Weights cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// Weights do not fit the description.
+    #[error(transparent)]
+    Block(#[from] BlockError),
     /// A tensor that the model needs and was not given in the right shape.
     #[error("{tensor} is missing or misshapen")]
     Weight {
@@ -72,9 +76,11 @@ impl RuntimeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Checkpoint(error) => error.kind(),
-            Self::Weight { .. } | Self::Product(_) | Self::Token { .. } | Self::NotFinite => {
-                ErrorKind::BadInput
-            }
+            Self::Block(_)
+            | Self::Weight { .. }
+            | Self::Product(_)
+            | Self::Token { .. }
+            | Self::NotFinite => ErrorKind::BadInput,
             Self::Budget { .. } => ErrorKind::NoSpace,
             Self::Thread(_) => ErrorKind::Io,
             Self::Empty | Self::Context { .. } | Self::Batch { .. } | Self::Sampling(_) => ErrorKind::Usage,

@@ -164,14 +164,7 @@ impl Model {
         mut caches: Option<&mut [&mut Cache]>,
         precision: Precision,
     ) -> Result<Vec<f32>, RuntimeError> {
-        if ids.is_empty() {
-            return Err(RuntimeError::Empty);
-        }
-        let vocab = self.spec.vocab;
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab) {
-            return Err(RuntimeError::Token { id, vocab });
-        }
-        spans.iter().try_for_each(|span| self.check_length(span.length))?;
+        spans.iter().try_for_each(|span| check(&self.spec, ids, span.length))?;
         let rotaries: Vec<Rotary> =
             spans.iter().map(|span| Rotary::new(&self.spec.attention, span)).collect();
         let pass = Pass {
@@ -204,15 +197,23 @@ impl Model {
         rows
     }
 
-    /// Checks that a sequence is no longer than the context.
-    pub(crate) fn check_length(&self, tokens: usize) -> Result<(), RuntimeError> {
-        let context = self.spec.context;
-        if tokens > context { Err(RuntimeError::Context { tokens, context }) } else { Ok(()) }
-    }
-
     /// An empty cache.
     pub(crate) fn cache(&self) -> Cache {
         vec![LayerCache::default(); self.layers.len()]
+    }
+}
+
+/// Checks that a model can run on these tokens, of sequences of `length` tokens.
+///
+/// # Errors
+/// No tokens, a token outside the vocabulary, a sequence longer than the context.
+pub fn check(spec: &ModelSpec, ids: &[u32], length: usize) -> Result<(), RuntimeError> {
+    let (vocab, context) = (spec.vocab, spec.context);
+    match ids.iter().find(|&&id| id as usize >= vocab) {
+        _ if ids.is_empty() => Err(RuntimeError::Empty),
+        Some(&id) => Err(RuntimeError::Token { id, vocab }),
+        None if length > context => Err(RuntimeError::Context { tokens: length, context }),
+        None => Ok(()),
     }
 }
 

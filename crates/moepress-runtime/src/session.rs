@@ -1,7 +1,7 @@
 //! One sequence, token by token; and several, a token of each at a time.
 
 use crate::decoder::{Cache, Span};
-use crate::{Model, RuntimeError};
+use crate::{Model, RuntimeError, check};
 use moepress_kernels::Precision;
 
 /// Tokens of a prompt that run at once: enough for efficient products, few enough that attention scores
@@ -35,7 +35,7 @@ impl<'a> Session<'a> {
     /// that are not finite. After an error the session is not to be continued.
     pub fn prefill(&mut self, ids: &[u32]) -> Result<Vec<f32>, RuntimeError> {
         let length = self.seen() + ids.len();
-        self.model.check_length(length)?;
+        check(self.model.spec(), ids, length)?;
         let mut start = self.append(ids, length);
         let mut last = None;
         for ids in self.ids[start..].chunks(PREFILL) {
@@ -83,7 +83,7 @@ pub fn step_together(sessions: &mut [&mut Session<'_>], ids: &[u32]) -> Result<V
     let (mut batch, mut spans) = (Vec::new(), Vec::new());
     for (session, &id) in sessions.iter_mut().zip(ids) {
         let length = session.seen() + 1;
-        model.check_length(length)?;
+        check(model.spec(), &[id], length)?;
         let start = session.append(&[id], length);
         batch.extend_from_slice(&session.ids[start..]);
         spans.push(Span { tokens: length - start, start, length });

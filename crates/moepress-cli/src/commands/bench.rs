@@ -8,6 +8,7 @@ use crate::output;
 use clap::Subcommand;
 use moepress_bench::{Decode, Kernel, Load, Prefill, Roofline, Shape};
 use moepress_checkpoint::Source;
+use moepress_recipe::size_in_bytes;
 use moepress_runtime::{ExpertId, POLICIES, Precision, Replayed, belady, replay};
 use serde::Serialize;
 use serde_json::json;
@@ -134,7 +135,7 @@ struct CacheArgs {
     #[arg(long, value_name = "FILE")]
     uses: PathBuf,
     /// Bytes of experts in memory; repeatable [default: a quarter and a half of all]
-    #[arg(long = "expert-bytes", value_name = "SIZE", value_parser = experts::size)]
+    #[arg(long = "expert-bytes", value_name = "SIZE", value_parser = size_in_bytes)]
     budgets: Vec<u64>,
     /// Uses before, for the policy pinned
     #[arg(long, value_name = "FILE")]

@@ -4,6 +4,7 @@ use super::Context;
 use crate::failure::Failure;
 use moepress_checkpoint::{CheckpointError, read_json};
 use moepress_model::ModelSpec;
+use moepress_recipe::size_in_bytes;
 use moepress_runtime::{CacheReport, ExpertId, MakePolicy, POLICIES, Trace, Used};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ const MAX_BYTES: u64 = 1 << 30;
 #[derive(Debug, clap::Args)]
 pub struct Memory {
     /// Bytes of weights in memory, such as 300MiB: all but routed experts stay, those are read as needed [default: all]
-    #[arg(long = "memory-budget", value_name = "SIZE", value_parser = size)]
+    #[arg(long = "memory-budget", value_name = "SIZE", value_parser = size_in_bytes)]
     pub budget: Option<u64>,
     /// Which experts stay within the budget: lru, pinned (those used most, before and now) or gate-mass
     #[arg(long = "cache", value_name = "POLICY", default_value = "gate-mass", value_parser = policy)]
@@ -31,10 +32,6 @@ pub struct Memory {
 /// A policy, chosen by name.
 #[derive(Clone, Copy, Debug)]
 pub struct NamedPolicy(pub MakePolicy);
-
-pub fn size(word: &str) -> Result<u64, String> {
-    moepress_recipe::parse_bytes(word).ok_or_else(|| "must be a size such as 300MiB".to_owned())
-}
 
 fn policy(word: &str) -> Result<NamedPolicy, String> {
     let found = POLICIES.into_iter().find(|(name, _)| *name == word);

@@ -3,15 +3,21 @@
 pub mod bench;
 pub mod eval;
 mod experts;
+pub mod gates;
 pub mod generate;
+pub mod init;
 pub mod inspect;
 pub mod logits;
 mod model;
 pub mod plan;
 mod recipe;
+pub mod report;
+mod report_file;
 pub mod run;
+pub mod schema;
 pub mod stats;
 
+use crate::events::Events;
 use crate::interrupt::Interrupt;
 use moepress_checkpoint::Files;
 use std::sync::Arc;
@@ -20,6 +26,8 @@ use std::sync::Arc;
 pub struct Context {
     pub files: Arc<dyn Files>,
     pub interrupt: Interrupt,
+    /// Where progress goes beside stderr.
+    pub events: Option<Events>,
 }
 
 /// How a command ended whose results are complete.

@@ -152,6 +152,8 @@ unsafe fn rows<I: Isa, const R: usize, const T: usize>(
             (Code::Int(4), false) => rows_of::<I, 4, false, R, T>(x, w, rows, out),
             (Code::Int(_), true) => rows_of::<I, 8, true, R, T>(x, w, rows, out),
             (Code::Int(_), false) => rows_of::<I, 8, false, R, T>(x, w, rows, out),
+            // `Order::of` has none for them.
+            (Code::Fp4 | Code::Fp8, _) => out.fill(f32::NAN),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{Grid, Isa, Met, TERNARY, middle};
 use crate::activations::{Chunk, LANES, Quantized};
-use moepress_quant::{Packed, formats};
+use moepress_quant::{Packed, Scale};
 use std::array::from_fn;
 use std::ops::Range;
 
@@ -92,7 +92,7 @@ unsafe impl Isa for Portable {
     unsafe fn numbers(bits: *const u16, left: usize, count: Self::Spread) -> Self::Lanes {
         from_fn(|d| match d * count / LANES {
             // SAFETY: number `i` is there.
-            i if i < left => formats::Grid::from_bits(unsafe { *bits.add(i) }, 0).scale,
+            i if i < left => Scale::F16.value(unsafe { *bits.add(i) }),
             _ => 0.0,
         })
     }

@@ -7,6 +7,7 @@ use moepress_checkpoint::{
 };
 use moepress_model::Edit;
 use moepress_stats::{Need, Of, Quantity, Statistics};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -53,6 +54,25 @@ impl Place {
         let error = StatisticsFile::read(&OsFiles, &path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadInput, "{error}");
         error.to_string().strip_prefix(&format!("{}: ", path.display())).unwrap().to_owned()
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_file_is_read_or_refused(
+        places in proptest::collection::vec((0usize..1000, any::<u8>()), 1..4),
+        keep in 0usize..2000,
+    ) {
+        let mut bytes = part("1/3", 1.0).encode().unwrap();
+        for (at, value) in places {
+            let at = at % bytes.len();
+            bytes[at] = value;
+        }
+        bytes.truncate(keep.max(8));
+        let place = Place::new();
+        if let Err(error) = StatisticsFile::read(&OsFiles, &place.write("x", &bytes)) {
+            prop_assert!(error.kind() == ErrorKind::BadInput && !error.to_string().contains('\n'), "{}", error);
+        }
     }
 }
 
