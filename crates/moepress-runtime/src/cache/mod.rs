@@ -69,16 +69,27 @@ impl<T: Clone> ByteCache<T> {
         self.held.contains_key(&id)
     }
 
-    /// Keeps a thing, evicting others until it fits; `stays` names those that must not go. One that does not fit even
-    /// then is not kept.
+    /// Keeps a thing that is used now, if it is worth at least as much as what would have to go for it.
+    pub(crate) fn offer(&mut self, id: ExpertId, thing: T, bytes: u64, stays: &[ExpertId]) {
+        let worth = self.policy.worth(id, self.now);
+        self.insert(id, thing, bytes, stays, worth);
+    }
+
+    /// Keeps a thing that will be used, evicting others until it fits; `stays` names those that must not go. One that
+    /// does not fit even then is not kept.
     pub(crate) fn put(&mut self, id: ExpertId, thing: T, bytes: u64, stays: &[ExpertId]) {
+        self.insert(id, thing, bytes, stays, f64::INFINITY);
+    }
+
+    fn insert(&mut self, id: ExpertId, thing: T, bytes: u64, stays: &[ExpertId], own: f64) {
         if bytes > self.budget || self.held.contains_key(&id) {
             return;
         }
         while self.bytes + bytes > self.budget {
             let worth = |id: &ExpertId| self.policy.worth(*id, self.now);
             let may_go = self.held.keys().filter(|held| !stays.contains(held));
-            let Some(victim) = may_go.min_by(|a, b| worth(a).total_cmp(&worth(b))).copied() else { return };
+            let victim = may_go.min_by(|a, b| worth(a).total_cmp(&worth(b))).copied();
+            let Some(victim) = victim.filter(|victim| worth(victim) <= own) else { return };
             if let Some((_, freed)) = self.held.remove(&victim) {
                 self.bytes -= freed;
             }

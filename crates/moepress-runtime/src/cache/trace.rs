@@ -50,7 +50,7 @@ pub fn replay(
             replayed.hits += 1;
         } else {
             replayed.bytes_read += bytes(used.id);
-            cache.put(used.id, (), bytes(used.id), &[]);
+            cache.offer(used.id, (), bytes(used.id), &[]);
         }
     }
     replayed

@@ -158,11 +158,16 @@ impl Shared {
         if let Some(expert) = state.cache.held(id) {
             return Ok(expert);
         }
+        // Nobody else reads it meanwhile.
+        state.coming.insert(id);
         drop(state);
-        let (expert, bytes) = self.read(id)?;
+        let read = self.read(id);
         let mut state = self.state();
+        state.coming.remove(&id);
+        self.arrived.notify_all();
+        let (expert, bytes) = read?;
         state.report.bytes_read += bytes;
-        state.cache.put(id, expert.clone(), bytes, stays);
+        state.cache.offer(id, expert.clone(), bytes, stays);
         Ok(expert)
     }
 
