@@ -21,6 +21,8 @@ mod watch;
 pub use attention::{Attend, KeyValues};
 pub use block::{Block, Mlp, dense_mlp};
 pub use build::{BlockError, Builder};
+#[cfg(feature = "extension")]
+pub use burn::backend::Cube;
 pub use burn::tensor::{Device, Int, Tensor, TensorData};
 pub use device::{Backend, DeviceError};
 pub use ends::{Embedding, Head, token_losses};
