@@ -1,6 +1,6 @@
 //! The words of the command line.
 
-use crate::commands::{eval, generate, init, inspect, logits, plan, report, run, schema, stats};
+use crate::commands::{bench, eval, generate, init, inspect, logits, plan, report, run, schema, stats};
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -51,6 +51,7 @@ pub enum Command {
     Report(report::Args),
     Generate(generate::Args),
     Logits(logits::Args),
+    Bench(bench::Args),
 }
 
 /// The backend of that name.

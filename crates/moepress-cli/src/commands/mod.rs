@@ -1,6 +1,8 @@
 //! The commands, one file each: arguments, help, work.
 
+pub mod bench;
 pub mod eval;
+mod experts;
 pub mod gates;
 pub mod generate;
 pub mod init;
