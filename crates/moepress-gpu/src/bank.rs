@@ -3,7 +3,7 @@
 use crate::device::{Buffer, Gpu};
 use crate::kernels::{Coding, Scaling, Segment};
 use crate::GpuError;
-use moepress_quant::codec::{Codec, Codes, Packing};
+use moepress_quant::codec::{Codes, Packing};
 use moepress_quant::{Packed, Plain, Stored};
 
 /// Matrices being put together on the host.

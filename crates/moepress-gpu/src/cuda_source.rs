@@ -10,7 +10,9 @@ use cubecl::ir::{
     TargetProperties,
 };
 use cubecl::prelude::*;
+use cubecl::Compiler;
 use cubecl::server::Handle;
+use cubecl_environment::stream::StreamId;
 use cubecl_cpp::cuda::mma::manual::contiguous_elements_cuda;
 use cubecl_cpp::register_supported_types;
 use cubecl_cpp::shared::{CompilationOptions, CppCompiler, CppSupportedFeatures};
@@ -71,9 +73,9 @@ fn properties(sm: u32) -> (Arc<DeviceProperties>, Arc<TargetProperties>, Compila
 fn buffer() -> BufferArg {
     struct Nobody;
     let service = cubecl_common::device::ServiceId::of::<Nobody>(cubecl_common::device::DeviceId::new(0, 0));
-    let stream = cubecl_environment::stream::StreamId { value: 0 };
+    
     // SAFETY: it is never read.
-    unsafe { BufferArg::from_raw_parts(Handle::new(service, stream, 4096), 1024) }
+    unsafe { BufferArg::from_raw_parts(Handle::new(service, StreamId { value: 0 }, 4096), 1024) }
 }
 
 /// Name and source of every kernel for a card: both products for every coding of every format, and what lies between.

@@ -1,13 +1,15 @@
 //! A device as kernels see it: buffers and the queue they are filled through.
 
 use crate::GpuError;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::CubeDevice;
 use cubecl::bytes::Bytes;
 use cubecl::client::Client;
 use cubecl::ir::features::Plane;
 use cubecl::prelude::BufferArg;
 use cubecl::server::Handle;
-use moepress_nn::{Cube, Device, Tensor};
+use moepress_nn::{Cube, DType, Device, Tensor};
 
 /// A device that is open.
 #[derive(Clone)]
@@ -45,6 +47,11 @@ impl Gpu {
         &self.client.properties().identity.name
     }
 
+    /// Bytes of its memory, where the driver tells.
+    pub fn memory(&self) -> Option<u64> {
+        self.client.properties().memory.max_memory()
+    }
+
     /// Whether sums over the units of a plane are left to the hardware.
     pub fn plane_sums(&self) -> bool {
         self.plane_sums
@@ -66,6 +73,23 @@ impl Gpu {
 
     pub(crate) fn numbers(&self, numbers: &[u32]) -> Result<Buffer, GpuError> {
         self.upload(numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
+    }
+
+    /// The memory of a tensor of this device, row-major.
+    pub(crate) fn buffer(&self, x: Tensor<2>) -> Buffer {
+        let len = x.shape().num_elements();
+        match x.try_into_primitive::<Cube>() {
+            Ok(x) => Buffer { handle: into_contiguous(x).handle, len },
+            // A tensor that is elsewhere is none that this decoder made.
+            Err(_) => self.empty(len),
+        }
+    }
+
+    /// A tensor of this device over that memory.
+    pub(crate) fn tensor(&self, buffer: Buffer, shape: [usize; 2]) -> Tensor<2> {
+        let Self { client, device, .. } = self.clone();
+        let made = CubeTensor::new_contiguous(client, device, shape.into(), buffer.handle, DType::F32);
+        Tensor::from_primitive::<Cube>(made)
     }
 
     /// `len` words of anything.

@@ -1,7 +1,10 @@
 //! Why a device cannot be used.
 
+#[cfg(feature = "device")]
 use crate::kernels::Coding;
-use moepress_nn::DeviceError;
+use moepress_checkpoint::{CheckpointError, ErrorKind};
+use moepress_nn::{BlockError, DeviceError};
+use moepress_runtime::RuntimeError;
 
 /// An error of computing on a device.
 #[derive(Debug, thiserror::Error)]
@@ -9,6 +12,25 @@ pub enum GpuError {
     /// There is no such device, or this build does not know it.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A model on the CPU cannot be loaded.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// Less memory than the model takes.
+    #[error("{device} has {there} bytes of memory, and the model takes at least {needed}")]
+    Memory {
+        /// Name of the device.
+        device: String,
+        /// Memory of the device, in bytes.
+        there: u64,
+        /// Weights, in bytes.
+        needed: u64,
+    },
+    /// Weights cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Weights do not fit the description.
+    #[error(transparent)]
+    Block(#[from] BlockError),
     /// A buffer that the device does not offer.
     #[error("a buffer of {bytes} bytes is more than the device allows, {most}")]
     Buffer {
@@ -23,6 +45,7 @@ pub enum GpuError {
         /// Bytes so far.
         bytes: u64,
     },
+    #[cfg(feature = "device")]
     /// A matrix among others of another format.
     #[error("a matrix of {found:?} among those of {expected:?}")]
     Coding {
@@ -44,4 +67,20 @@ pub enum GpuError {
     /// What the driver says.
     #[error("the device failed: {0}")]
     Driver(String),
+}
+
+impl GpuError {
+    /// What the error means to whoever started the run.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Device(_) => ErrorKind::Usage,
+            Self::Runtime(error) => error.kind(),
+            Self::Checkpoint(error) => error.kind(),
+            Self::Block(_) | Self::Input { .. } => ErrorKind::BadInput,
+            Self::Memory { .. } | Self::Buffer { .. } | Self::TooLarge { .. } => ErrorKind::NoSpace,
+            #[cfg(feature = "device")]
+            Self::Coding { .. } => ErrorKind::BadInput,
+            Self::Driver(_) => ErrorKind::Io,
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::experts::{self, Memory};
 use super::{Context, Ending, model};
-use crate::args::{Threads, at_least};
+use crate::args::{Placed, Threads, at_least};
 use crate::failure::Failure;
 use crate::output;
 use clap::Subcommand;
@@ -78,6 +78,8 @@ struct DecodeArgs {
     #[arg(long, value_name = "N", default_value = "1", value_parser = at_least(1, 256))]
     sequences: usize,
     #[command(flatten)]
+    placed: Placed,
+    #[command(flatten)]
     memory: Memory,
     #[command(flatten)]
     common: Common,
@@ -92,6 +94,8 @@ struct PrefillArgs {
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value = "512", value_parser = at_least(1, 1 << 20))]
     tokens: usize,
+    #[command(flatten)]
+    placed: Placed,
     #[command(flatten)]
     common: Common,
 }
@@ -224,7 +228,7 @@ impl DecodeArgs {
     fn run(self, context: &Context) -> Result<Ending, Failure> {
         let roofline = self.common.start()?;
         let checkpoint = Arc::new(model::open(context, &self.path)?);
-        let model = model::load_within(context, &checkpoint, &self.memory)?;
+        let model = model::load_within(context, &checkpoint, &self.memory, self.placed.device)?;
         let sizes = [self.sequences, self.prompt, self.tokens];
         let result =
             moepress_bench::decode(&model, sizes, self.common.precision(), self.common.rounds, &roofline)?;
@@ -246,7 +250,7 @@ impl PrefillArgs {
     fn run(self, context: &Context) -> Result<Ending, Failure> {
         let roofline = self.common.start()?;
         let checkpoint = model::open(context, &self.path)?;
-        let model = model::load(context, &checkpoint, 0)?;
+        let model = model::load(context, &checkpoint, 0, self.placed.device)?;
         let (precision, rounds) = (self.common.precision(), self.common.rounds);
         let result = moepress_bench::prefill(&model, self.tokens, precision, rounds, &roofline)?;
         self.common.show(Some(&self.path), roofline, result, |result: &Prefill| {

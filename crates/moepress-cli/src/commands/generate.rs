@@ -2,10 +2,11 @@
 
 use super::experts::{self, Memory};
 use super::{Context, Ending, model};
-use crate::args::{Threads, at_least};
+use crate::args::{Place, Placed, Threads, at_least};
 use crate::failure::Failure;
 use crate::new_file::NewFile;
 use crate::output;
+use moepress_nn::Backend;
 use moepress_runtime::{Generated, Precision, Request, Sampling, Stop, generate};
 use moepress_text::{StopStrings, Stream};
 use std::ops::ControlFlow;
@@ -66,6 +67,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     record_experts: Option<PathBuf>,
     #[command(flatten)]
+    placed: Placed,
+    #[command(flatten)]
     threads: Threads,
 }
 
@@ -100,13 +103,16 @@ impl Args {
         self.threads.start()?;
         let record =
             self.record_experts.as_ref().map(|path| NewFile::claim(&context.files, path)).transpose()?;
+        if record.is_some() && self.placed.device != Place::On(Backend::Cpu) {
+            return Err(Failure::usage("--record-experts needs --device cpu"));
+        }
         let checkpoint = Arc::new(model::open(context, &self.path)?);
         let tokenizer = model::tokenizer(context, &checkpoint)?;
         let prompt = tokenizer.encode(&self.prompt)?;
         if prompt.is_empty() {
             return Err(Failure::usage("--prompt has no text to continue"));
         }
-        let mut model = model::load_within(context, &checkpoint, &self.memory)?;
+        let mut model = model::load_within(context, &checkpoint, &self.memory, self.placed.device)?;
         if record.is_some() {
             model.record();
         }

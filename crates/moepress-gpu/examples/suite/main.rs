@@ -8,6 +8,8 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 #[cfg(feature = "device")]
+mod models;
+#[cfg(feature = "device")]
 mod speed;
 
 #[cfg(not(feature = "device"))]
@@ -39,6 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         println!("{form:24} {worst:.4} {}", if worst <= 1.0 { "ok" } else { "WRONG" });
     }
+    models::run(backend, quick);
     speed::run(&gpu, quick)?;
     Ok(())
 }

@@ -21,7 +21,7 @@ struct Case<'a> {
 }
 
 /// A matrix of a few different rows, over and over: quick to make.
-fn tall(form: &str, rows: usize, cols: usize) -> Stored {
+pub fn tall(form: &str, rows: usize, cols: usize) -> Stored {
     let own = 64.min(rows);
     let times = rows / own;
     match store(form, own, cols, &noise(1, own * cols)) {

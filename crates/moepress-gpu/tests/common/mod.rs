@@ -1,7 +1,12 @@
 //! Matrices in every form there is, their products by definition, and how far a device may be from those.
 
+#![allow(dead_code)] // every test uses another part
+
+pub mod compact;
+pub mod models;
+
 use moepress_gpu::{Bank, Gpu, GpuError, Shape, matmul};
-use moepress_kernels::matmul_reference;
+use moepress_kernels::{Activations, Precision, matmul_reference};
 use moepress_nn::Backend;
 use moepress_quant::codec::{Codes, Packing};
 use moepress_quant::formats::encode_nearest;
@@ -63,19 +68,23 @@ fn magnitudes(w: &Stored) -> Vec<f32> {
     values.iter().map(|value| value.abs()).collect()
 }
 
+fn reference(x: &[f32], n: usize, w: &Stored) -> Vec<f64> {
+    matmul_reference(&Activations::new(x, n, Precision::Exact), w).unwrap()
+}
+
 /// The largest share of its error bound that an element of the product on the device is off by.
 pub fn worst(gpu: &Gpu, w: &Stored, x: &[f32], n: usize, shape: Option<Shape>) -> Result<f64, GpuError> {
     let (rows, cols) = w.matrix_shape();
     let y = matmul(gpu, &Bank::one(gpu, w)?, x, n, shape)?;
-    let reference = matmul_reference(x, n, w).unwrap();
+    let wanted = reference(x, n, w);
     assert_eq!(y.len(), if cols == 0 && n * rows == 0 { 0 } else { n * rows });
     let m = magnitudes(w);
     let most = |values: &[f32]| f64::from(values.iter().fold(0f32, |most, v| most.max(v.abs())));
     let small = cols as f64 * 2f64.powi(-124) * (1.0 + most(x) + most(&m));
     let plain = Stored::Plain(Plain::from_f32(Dtype::F32, vec![rows, cols], &m));
     let absolute: Vec<f32> = x.iter().map(|x| x.abs()).collect();
-    let sums = matmul_reference(&absolute, n, &plain).unwrap();
-    let shares = y.iter().zip(&reference).zip(&sums).map(|((y, wanted), sum)| {
+    let sums = reference(&absolute, n, &plain);
+    let shares = y.iter().zip(&wanted).zip(&sums).map(|((y, wanted), sum)| {
         let bound = (cols as f64 + 4.0) * f64::from(f32::EPSILON) * sum + small;
         let error = (f64::from(*y) - wanted).abs();
         if error.is_nan() { f64::INFINITY } else { error / bound.max(f64::MIN_POSITIVE) }
@@ -83,17 +92,16 @@ pub fn worst(gpu: &Gpu, w: &Stored, x: &[f32], n: usize, shape: Option<Shape>) -
     Ok(shares.fold(0.0, f64::max))
 }
 
-/// The device that `MOEPRESS_GPU` names, or else wgpu; none, with the reason printed, where there is none.
-pub fn gpu() -> Option<Gpu> {
+/// The backend that `MOEPRESS_GPU` names, or else wgpu; none, with the reason printed, where it has no device.
+pub fn backend() -> Option<Backend> {
     let backend = match std::env::var("MOEPRESS_GPU").as_deref() {
         Ok("cuda") => Backend::Cuda,
         _ => Backend::Wgpu,
     };
-    match backend.device() {
-        Ok(device) => Some(Gpu::new(&device).unwrap()),
-        Err(reason) => {
-            eprintln!("skipped: {reason}");
-            None
-        }
-    }
+    backend.device().map(|_| backend).map_err(|reason| eprintln!("skipped: {reason}")).ok()
+}
+
+/// The device of [`backend`].
+pub fn gpu() -> Option<Gpu> {
+    backend().map(|backend| Gpu::new(&backend.device().unwrap()).unwrap())
 }
