@@ -1,8 +1,8 @@
 //! Matrices of one format, one behind the other in the memory of a device.
 
+use crate::GpuError;
 use crate::device::{Buffer, Gpu};
 use crate::kernels::{Coding, Scaling, Segment};
-use crate::GpuError;
 use moepress_quant::codec::{Codes, Packing};
 use moepress_quant::{Packed, Plain, Stored};
 
@@ -42,7 +42,8 @@ impl Packer {
         }
         let (rows, cols) = stored.matrix_shape();
         let size = self.coding.words() * 4;
-        let number = |n: usize| u32::try_from(n).map_err(|_| GpuError::TooLarge { bytes: self.words.len() as u64 });
+        let number =
+            |n: usize| u32::try_from(n).map_err(|_| GpuError::TooLarge { bytes: self.words.len() as u64 });
         let segment = Segment {
             chunk: number(self.words.len() / size)?,
             scale: number(self.scales.len() / self.scale_bytes().max(1))?,

@@ -4,19 +4,19 @@ use crate::kernels::few::{LANES, few};
 use crate::kernels::many::{SIDE, many};
 use crate::kernels::mixture::{Gate, UNITS, activate, combine};
 use crate::kernels::{Coding, FewShape, ManyShape};
+use cubecl::Compiler;
 use cubecl::ir::features::Plane;
 use cubecl::ir::{
-    ContiguousElements, DeviceIdentity, DeviceProperties, HardwareProperties, MemoryDeviceProperties, MmaProperties,
-    TargetProperties,
+    ContiguousElements, DeviceIdentity, DeviceProperties, HardwareProperties, MemoryDeviceProperties,
+    MmaProperties, TargetProperties,
 };
 use cubecl::prelude::*;
-use cubecl::Compiler;
 use cubecl::server::Handle;
-use cubecl_environment::stream::StreamId;
 use cubecl_cpp::cuda::mma::manual::contiguous_elements_cuda;
 use cubecl_cpp::register_supported_types;
 use cubecl_cpp::shared::{CompilationOptions, CppCompiler, CppSupportedFeatures};
 use cubecl_cpp::target::Cuda;
+use cubecl_environment::stream::StreamId;
 use moepress_quant::codec::Codec;
 use moepress_quant::{Dtype, Format, Grouped};
 use std::path::Path;
@@ -73,7 +73,7 @@ fn properties(sm: u32) -> (Arc<DeviceProperties>, Arc<TargetProperties>, Compila
 fn buffer() -> BufferArg {
     struct Nobody;
     let service = cubecl_common::device::ServiceId::of::<Nobody>(cubecl_common::device::DeviceId::new(0, 0));
-    
+
     // SAFETY: it is never read.
     unsafe { BufferArg::from_raw_parts(Handle::new(service, StreamId { value: 0 }, 4096), 1024) }
 }
@@ -96,26 +96,81 @@ fn sources(sm: u32) -> Vec<(String, String)> {
     for (at, &coding) in codings.iter().enumerate() {
         let shape = FewShape { inputs: [1, 2, 4][at % 3], rows: 2, planes: 4, plane_sums: at % 2 == 0 };
         let kernel = few::create_dummy_kernel(
-            device.clone(), target.clone(), count(), CubeDim::new_2d(LANES, 4), coding.width(), buffer(), buffer(),
-            buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), 1, 1, coding, shape,
+            device.clone(),
+            target.clone(),
+            count(),
+            CubeDim::new_2d(LANES, 4),
+            coding.width(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            1,
+            1,
+            coding,
+            shape,
         );
         sources.push((format!("few-{at}"), source(Box::new(kernel))));
         let kernel = many::create_dummy_kernel(
-            device.clone(), target.clone(), count(), CubeDim::new_2d(SIDE, SIDE), coding.width(), buffer(), buffer(),
-            buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), 1, 1, coding, ManyShape { entries: 4, rows: 4 },
+            device.clone(),
+            target.clone(),
+            count(),
+            CubeDim::new_2d(SIDE, SIDE),
+            coding.width(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            1,
+            1,
+            coding,
+            ManyShape { entries: 4, rows: 4 },
         );
         sources.push((format!("many-{at}"), source(Box::new(kernel))));
     }
-    for (name, gate) in [("silu", Gate::Silu), ("clamped", Gate::ClampedSwiglu { alpha: 1.7f32.to_bits(), limit: 7f32.to_bits() })] {
+    for (name, gate) in [
+        ("silu", Gate::Silu),
+        ("clamped", Gate::ClampedSwiglu { alpha: 1.7f32.to_bits(), limit: 7f32.to_bits() }),
+    ] {
         let kernel = activate::create_dummy_kernel(
-            device.clone(), target.clone(), count(), CubeDim::new_1d(UNITS), buffer(), buffer(), buffer(), buffer(), 1, 1,
-            gate, true,
+            device.clone(),
+            target.clone(),
+            count(),
+            CubeDim::new_1d(UNITS),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            1,
+            1,
+            gate,
+            true,
         );
         sources.push((format!("activate-{name}"), source(Box::new(kernel))));
     }
     let kernel = combine::create_dummy_kernel(
-        device, target, count(), CubeDim::new_1d(UNITS), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), 1, 1,
-        1, true,
+        device,
+        target,
+        count(),
+        CubeDim::new_1d(UNITS),
+        buffer(),
+        buffer(),
+        buffer(),
+        buffer(),
+        buffer(),
+        buffer(),
+        1,
+        1,
+        1,
+        true,
     );
     sources.push(("combine".into(), source(Box::new(kernel))));
     sources

@@ -7,7 +7,8 @@ use crate::mixture::Experts;
 use moepress_checkpoint::Source;
 use moepress_model::ModelSpec;
 use moepress_nn::{
-    Block, Builder, Device, Embedding, Head, Ignore, KeyValues, Linear, Rotary, Tensor, dense, from_rows, to_rows,
+    Block, Builder, Device, Embedding, Head, Ignore, KeyValues, Linear, Rotary, Tensor, dense, from_rows,
+    to_rows,
 };
 use moepress_quant::{Dtype, Plain, Stored};
 use moepress_runtime::{Blocks, DeviceDecoder, Model, RuntimeError, Span};
@@ -95,7 +96,9 @@ impl DeviceDecoder for Parts {
         caches: Option<Vec<&mut (dyn Any + Send)>>,
     ) -> Result<Vec<f32>, RuntimeError> {
         let attention = &self.spec.attention;
-        let rotary = |span: &Span| Rotary::part(attention, span.start..span.start + span.tokens, span.length, &self.device);
+        let rotary = |span: &Span| {
+            Rotary::part(attention, span.start..span.start + span.tokens, span.length, &self.device)
+        };
         let rotaries: Vec<Rotary> = spans.iter().map(rotary).collect();
         let mut caches: Vec<&mut Vec<KeyValues>> =
             caches.into_iter().flatten().filter_map(|cache| cache.downcast_mut()).collect();

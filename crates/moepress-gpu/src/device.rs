@@ -1,9 +1,9 @@
 //! A device as kernels see it: buffers and the queue they are filled through.
 
 use crate::GpuError;
+use burn_cubecl::CubeDevice;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use burn_cubecl::CubeDevice;
 use cubecl::bytes::Bytes;
 use cubecl::client::Client;
 use cubecl::ir::features::Plane;
@@ -103,7 +103,8 @@ impl Gpu {
     /// # Errors
     /// The device failed.
     pub fn read(&self, buffer: &Buffer) -> Result<Vec<f32>, GpuError> {
-        let bytes = self.client.read_one(buffer.handle.clone()).map_err(|e| GpuError::Driver(format!("{e:?}")))?;
+        let bytes =
+            self.client.read_one(buffer.handle.clone()).map_err(|e| GpuError::Driver(format!("{e:?}")))?;
         Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 }

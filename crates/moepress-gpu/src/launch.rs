@@ -1,12 +1,12 @@
 //! Products on a device: choosing the kernel and launching it.
 
+use crate::GpuError;
 use crate::bank::Bank;
 use crate::device::{Buffer, Gpu};
 use crate::kernels::few::{LANES, few};
 use crate::kernels::many::{SIDE, many};
 use crate::kernels::table::{ITEM, Work, tables};
 use crate::kernels::{Coding, FewShape, ManyShape};
-use crate::GpuError;
 use cubecl::prelude::{CubeCount, CubeDim};
 
 /// Inputs of a segment, on average, from which on tiles are faster than one input after the other.
@@ -63,7 +63,12 @@ impl Plan {
     ///
     /// # Errors
     /// The device has no room for the tables.
-    pub fn new(gpu: &Gpu, bank: &Bank, work: &[Work], shape: Option<Shape>) -> Result<Option<Self>, GpuError> {
+    pub fn new(
+        gpu: &Gpu,
+        bank: &Bank,
+        work: &[Work],
+        shape: Option<Shape>,
+    ) -> Result<Option<Self>, GpuError> {
         let rows = |work: &Work| bank.segments.get(work.segment).map_or(0, |segment| segment.rows);
         let busy = || work.iter().filter(|work| !work.entries.is_empty() && rows(work) > 0);
         let (segments, inputs) = busy().fold((0, 0), |(n, sum), work| (n + 1, sum + work.entries.len()));
@@ -119,7 +124,13 @@ pub fn product(gpu: &Gpu, bank: &Bank, plan: &Plan, x: (&Buffer, usize), out: (&
 ///
 /// # Errors
 /// x is not `[n, cols]`, or the device fails.
-pub fn matmul(gpu: &Gpu, bank: &Bank, x: &[f32], n: usize, shape: Option<Shape>) -> Result<Vec<f32>, GpuError> {
+pub fn matmul(
+    gpu: &Gpu,
+    bank: &Bank,
+    x: &[f32],
+    n: usize,
+    shape: Option<Shape>,
+) -> Result<Vec<f32>, GpuError> {
     let Some(segment) = bank.segments.first() else { return Ok(vec![]) };
     let (rows, cols) = (segment.rows as usize, segment.cols as usize);
     if n.checked_mul(cols) != Some(x.len()) {

@@ -42,7 +42,13 @@ pub fn read_bandwidth(gpu: &Gpu, bytes: usize) -> Result<f64, GpuError> {
 ///
 /// # Errors
 /// The device fails.
-pub fn fastest(gpu: &Gpu, out: &Buffer, rounds: usize, times: usize, mut launch: impl FnMut()) -> Result<f64, GpuError> {
+pub fn fastest(
+    gpu: &Gpu,
+    out: &Buffer,
+    rounds: usize,
+    times: usize,
+    mut launch: impl FnMut(),
+) -> Result<f64, GpuError> {
     let wait = || gpu.read(&out.first(1)).map(drop);
     launch();
     wait()?;

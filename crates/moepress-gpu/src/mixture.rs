@@ -42,7 +42,12 @@ pub(crate) struct Experts {
 struct Groups(BTreeMap<Coding, (Packer, Vec<(usize, usize)>)>);
 
 impl Groups {
-    fn push(&mut self, stored: &Stored, columns: (usize, usize), owner: (usize, usize)) -> Result<(), GpuError> {
+    fn push(
+        &mut self,
+        stored: &Stored,
+        columns: (usize, usize),
+        owner: (usize, usize),
+    ) -> Result<(), GpuError> {
         let coding = coding_of(stored);
         let (packer, owners) = self.0.entry(coding).or_insert_with(|| (Packer::new(coding), vec![]));
         owners.push(owner);
@@ -136,7 +141,10 @@ impl Experts {
         let parts = gpu.empty(most * count * hidden);
         let out = gpu.empty(tokens * hidden);
 
-        let run = |groups: &[Group], x: (&Buffer, usize), out: (&Buffer, usize), entry: &dyn Fn(u32, u32, u32) -> (u32, u32)| {
+        let run = |groups: &[Group],
+                   x: (&Buffer, usize),
+                   out: (&Buffer, usize),
+                   entry: &dyn Fn(u32, u32, u32) -> (u32, u32)| {
             for group in groups {
                 let work = group.owners.iter().enumerate().map(|(at, &(expert, segment))| {
                     let pairs = (firsts[expert]..).zip(&routed.tokens[expert]);
@@ -152,7 +160,9 @@ impl Experts {
         };
         run(&self.inward, (x, hidden), (&both, 2 * width), &|pair, token, _| (token, pair))?;
         self.activate(&both, &gpu.numbers(&experts)?, &atoms, count * width);
-        run(&self.outward, (&atoms, width), (&parts, hidden), &|pair, _, segment| (pair, segment * count as u32 + pair))?;
+        run(&self.outward, (&atoms, width), (&parts, hidden), &|pair, _, segment| {
+            (pair, segment * count as u32 + pair)
+        })?;
 
         let starts = of_token.iter().scan(0, |start, pairs| {
             *start += (pairs.len() / PAIR) as u32;
@@ -190,7 +200,14 @@ impl Experts {
     }
 
     #[allow(unsafe_code)] // launches without bound checks
-    fn combine(&self, parts: &Buffer, gates: &Buffer, tables: &(Buffer, Buffer), out: &Buffer, [tokens, count]: [usize; 2]) {
+    fn combine(
+        &self,
+        parts: &Buffer,
+        gates: &Buffer,
+        tables: &(Buffer, Buffer),
+        out: &Buffer,
+        [tokens, count]: [usize; 2],
+    ) {
         let (biases, biased) = self.biases.as_ref().map_or((parts, false), |biases| (&biases.1, true));
         // SAFETY: the tables name pairs below `count` and experts below those of `gates`.
         unsafe {

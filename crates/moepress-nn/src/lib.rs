@@ -21,9 +21,9 @@ mod watch;
 pub use attention::{Attend, KeyValues};
 pub use block::{Block, Mlp, dense_mlp};
 pub use build::{BlockError, Builder};
+pub use burn::tensor::{Device, Int, Tensor, TensorData};
 #[cfg(feature = "extension")]
 pub use burn::{backend::Cube, tensor::DType};
-pub use burn::tensor::{Device, Int, Tensor, TensorData};
 pub use device::{Backend, DeviceError};
 pub use ends::{Embedding, Head, token_losses};
 pub use linear::{Dense, Linear, MakeLinear, dense};

@@ -3,9 +3,10 @@
 use crate::RuntimeError;
 use crate::cache::{Policy, Trace};
 use crate::decoder::{
-    Builder, Cache as RowsCache, CacheReport, Expert, ExpertStore, Layer, LayerCache, Map, Norm, Pass, Resident, Rotary,
-    Span, Streamed,
+    Builder, Cache as RowsCache, CacheReport, Expert, ExpertStore, Layer, LayerCache, Map, Norm, Pass,
+    Resident, Rotary, Span, Streamed,
 };
+use crate::rules::Rule;
 use moepress_checkpoint::{Share, Source};
 use moepress_kernels::{Activations, Precision};
 use moepress_model::{ModelSpec, Moe, Tensor};
@@ -77,6 +78,7 @@ struct Rows {
     layers: Vec<Layer>,
     experts: Box<dyn ExpertStore>,
     trace: Option<Mutex<Trace>>,
+    rules: Vec<Box<dyn Rule>>,
 }
 
 impl Model {
@@ -140,6 +142,13 @@ impl Model {
         }
     }
 
+    /// Sets the rules that tokens are routed by from now on, besides the router; a model on a device has none.
+    pub fn route_by(&mut self, rules: Vec<Box<dyn Rule>>) {
+        if let Engine::Rows(decoder) = &mut self.engine {
+            decoder.rules = rules;
+        }
+    }
+
     /// Writes down from now on which experts are used; a model on a device does not.
     pub fn record(&mut self) {
         if let Engine::Rows(rows) = &mut self.engine {
@@ -179,7 +188,7 @@ impl Model {
             bias: optional(Tensor::FinalNormBias)?,
         };
         let head = Map { weight, bias: optional(Tensor::HeadBias)? };
-        let rows = Rows { embedding, final_norm, head, layers, experts, trace: None };
+        let rows = Rows { embedding, final_norm, head, layers, experts, trace: None, rules: vec![] };
         Ok(Self { spec, engine: Engine::Rows(Box::new(rows)) })
     }
 
@@ -237,11 +246,13 @@ impl Model {
         spans.iter().try_for_each(|span| check(&self.spec, ids, span.length))?;
         match &self.engine {
             Engine::Rows(decoder) => {
-                let caches = caches.map(|caches| caches.iter_mut().filter_map(|cache| cache.rows()).collect());
+                let caches =
+                    caches.map(|caches| caches.iter_mut().filter_map(|cache| cache.rows()).collect());
                 decoder.forward(&self.spec, ids, spans, caches, precision)
             }
             Engine::Device(decoder) => {
-                let caches = caches.map(|caches| caches.iter_mut().filter_map(|cache| cache.device()).collect());
+                let caches =
+                    caches.map(|caches| caches.iter_mut().filter_map(|cache| cache.device()).collect());
                 decoder.forward(ids, spans, caches)
             }
         }
@@ -265,17 +276,18 @@ impl Rows {
         mut caches: Option<Vec<&mut RowsCache>>,
         precision: Precision,
     ) -> Result<Vec<f32>, RuntimeError> {
-        let rotaries: Vec<Rotary> =
-            spans.iter().map(|span| Rotary::new(&spec.attention, span)).collect();
+        let rotaries: Vec<Rotary> = spans.iter().map(|span| Rotary::new(&spec.attention, span)).collect();
         let pass = Pass {
             spans,
             rotaries: &rotaries,
             precision,
             experts: &*self.experts,
             trace: self.trace.as_ref(),
+            rules: &self.rules,
             layers: &self.layers,
         };
-        let mut scratch: RowsCache = vec![LayerCache::default(); if caches.is_none() { spans.len() } else { 0 }];
+        let mut scratch: RowsCache =
+            vec![LayerCache::default(); if caches.is_none() { spans.len() } else { 0 }];
         let mut x = self.embed(spec, ids);
         for (index, layer) in self.layers.iter().enumerate() {
             let mut own: Vec<&mut LayerCache> = match &mut caches {

@@ -1,13 +1,17 @@
 //! `moepress bench`: how fast this machine runs models, and how fast it could.
 
+mod rules;
+
 use super::experts::{self, Memory};
+use super::rules::Rules;
 use super::{Context, Ending, model};
-use crate::args::{Placed, Threads, at_least};
+use crate::args::{Place, Placed, Threads, at_least};
 use crate::failure::Failure;
 use crate::output;
 use clap::Subcommand;
 use moepress_bench::{Decode, Kernel, Load, Prefill, Roofline, Shape};
 use moepress_checkpoint::Source;
+use moepress_nn::Backend;
 use moepress_recipe::size_in_bytes;
 use moepress_runtime::{ExpertId, POLICIES, Precision, Replayed, belady, replay};
 use serde::Serialize;
@@ -24,6 +28,7 @@ Examples:
   moepress bench roofline
   moepress generate out/demo --prompt \"The road\" --record-experts uses.json
   moepress bench cache out/demo --uses uses.json
+  moepress bench rules out/demo --text held_out.txt --sequences 4
 
 Medians of --rounds rounds. Rates stand beside what the machine gives at most, measured in the same process: reading \
 from memory, and its fastest arithmetic. Run it on an idle machine.";
@@ -43,6 +48,7 @@ enum Command {
     Load(LoadArgs),
     Kernel(KernelArgs),
     Cache(CacheArgs),
+    Rules(rules::RulesArgs),
     Roofline(RooflineArgs),
 }
 
@@ -83,6 +89,8 @@ struct DecodeArgs {
     memory: Memory,
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    rules: Rules,
 }
 
 /// Measure how fast a model reads a prompt
@@ -176,6 +184,7 @@ impl Args {
             Command::Load(args) => args.run(context),
             Command::Kernel(args) => args.run(context),
             Command::Cache(args) => args.run(context),
+            Command::Rules(args) => args.run(context),
             Command::Roofline(args) => args.run(),
         }
     }
@@ -228,7 +237,12 @@ impl DecodeArgs {
     fn run(self, context: &Context) -> Result<Ending, Failure> {
         let roofline = self.common.start()?;
         let checkpoint = Arc::new(model::open(context, &self.path)?);
-        let model = model::load_within(context, &checkpoint, &self.memory, self.placed.device)?;
+        let rules = self.rules.build(context, checkpoint.spec())?;
+        if !rules.is_empty() && self.placed.device != Place::On(Backend::Cpu) {
+            return Err(Failure::usage("rules of routing need --device cpu"));
+        }
+        let mut model = model::load_within(context, &checkpoint, &self.memory, self.placed.device)?;
+        model.route_by(rules);
         let sizes = [self.sequences, self.prompt, self.tokens];
         let result =
             moepress_bench::decode(&model, sizes, self.common.precision(), self.common.rounds, &roofline)?;

@@ -1,11 +1,13 @@
 //! `moepress generate`: continues a text.
 
 use super::experts::{self, Memory};
+use super::rules::Rules;
 use super::{Context, Ending, model};
 use crate::args::{Place, Placed, Threads, at_least};
 use crate::failure::Failure;
 use crate::new_file::NewFile;
 use crate::output;
+use moepress_checkpoint::Source;
 use moepress_nn::Backend;
 use moepress_runtime::{Generated, Precision, Request, Sampling, Stop, generate};
 use moepress_text::{StopStrings, Stream};
@@ -70,6 +72,8 @@ pub struct Args {
     placed: Placed,
     #[command(flatten)]
     threads: Threads,
+    #[command(flatten)]
+    rules: Rules,
 }
 
 fn temperature(word: &str) -> Result<f64, String> {
@@ -112,7 +116,12 @@ impl Args {
         if prompt.is_empty() {
             return Err(Failure::usage("--prompt has no text to continue"));
         }
+        let rules = self.rules.build(context, checkpoint.spec())?;
+        if !rules.is_empty() && self.placed.device != Place::On(Backend::Cpu) {
+            return Err(Failure::usage("rules of routing need --device cpu"));
+        }
         let mut model = model::load_within(context, &checkpoint, &self.memory, self.placed.device)?;
+        model.route_by(rules);
         if record.is_some() {
             model.record();
         }

@@ -68,7 +68,9 @@ pub fn load_within(
         return load(context, checkpoint, 0, place);
     };
     if place != Place::On(Backend::Cpu) {
-        return Err(Failure::usage("--memory-budget needs --device cpu: on a device all weights are in its memory"));
+        return Err(Failure::usage(
+            "--memory-budget needs --device cpu: on a device all weights are in its memory",
+        ));
     }
     room(checkpoint, budget)?;
     let before = memory.used_before.as_ref().map(|path| experts::read(context, path, spec)).transpose()?;

@@ -35,7 +35,9 @@ impl Random {
         match (&shape[..], name) {
             (&[rows, cols], Tensor::Layer(_, Part::Router)) => tall("f32", rows, cols),
             (&[rows, cols], _) => tall(self.form, rows, cols),
-            _ => Stored::Plain(Plain::from_f32(Dtype::F32, shape.clone(), &vec![0.1; shape.iter().product()])),
+            _ => {
+                Stored::Plain(Plain::from_f32(Dtype::F32, shape.clone(), &vec![0.1; shape.iter().product()]))
+            }
         }
     }
 }

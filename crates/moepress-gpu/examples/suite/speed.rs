@@ -1,12 +1,23 @@
 //! Bytes per second of products with few inputs, operations per second of those with many.
 
 use crate::common::{noise, store};
-use moepress_gpu::{FewShape, Gpu, GpuError, ManyShape, Packer, Plan, Shape, Work, coding_of, fastest, product, read_bandwidth};
+use moepress_gpu::{
+    FewShape, Gpu, GpuError, ManyShape, Packer, Plan, Shape, Work, coding_of, fastest, product,
+    read_bandwidth,
+};
 use moepress_quant::codec::Codes;
 use moepress_quant::{Packed, Plain, Stored};
 
 const FORMS: [&str; 9] = [
-    "ternary-row", "ternary-g128", "ternary-row:trits", "int2-g64", "int3-g64", "int4-sym-g128", "int4-g64", "int8-g128", "bf16",
+    "ternary-row",
+    "ternary-g128",
+    "ternary-row:trits",
+    "int2-g64",
+    "int3-g64",
+    "int4-sym-g128",
+    "int4-g64",
+    "int8-g128",
+    "bf16",
 ];
 
 /// So many equal matrices of a form, and how much of each a launch computes.
@@ -78,7 +89,10 @@ pub fn run(gpu: &Gpu, quick: bool) -> Result<(), GpuError> {
     println!("\nread bandwidth: {:.0} GB/s", bandwidth / 1e9);
 
     println!("\nfew inputs: GB/s of packed weights, per cent of the read bandwidth");
-    println!("{:20} {:>26} {:>26} {:>26}", "", "one 16384 x 8192, n = 1", "8 of 64 experts, n = 1", "one 16384 x 8192, n = 4");
+    println!(
+        "{:20} {:>26} {:>26} {:>26}",
+        "", "one 16384 x 8192, n = 1", "8 of 64 experts, n = 1", "one 16384 x 8192, n = 4"
+    );
     for form in FORMS {
         let large = |inputs| Case { form, rows: small(16384), cols: 8192, matrices: 4, together: 1, inputs };
         let experts = Case { form, rows: small(1536), cols: 2048, matrices: 64, together: 8, inputs: 1 };
@@ -93,8 +107,10 @@ pub fn run(gpu: &Gpu, quick: bool) -> Result<(), GpuError> {
     println!("\nmany inputs: TFLOP/s");
     println!("{:20} {:>22} {:>22}", "", "4096 x 4096, n = 2048", "64 experts, n = 64");
     for form in FORMS {
-        let large = Case { form, rows: small(4096), cols: 4096, matrices: 1, together: 1, inputs: small(2048) };
-        let experts = Case { form, rows: small(1536), cols: 2048, matrices: 64, together: 64, inputs: small(64) };
+        let large =
+            Case { form, rows: small(4096), cols: 4096, matrices: 1, together: 1, inputs: small(2048) };
+        let experts =
+            Case { form, rows: small(1536), cols: 2048, matrices: 64, together: 64, inputs: small(64) };
         let cell = |case: &Case<'_>| -> Result<String, GpuError> {
             let (seconds, _) = time(gpu, case, None)?;
             let operations = 2.0 * (case.rows * case.cols * case.together * case.inputs) as f64;
@@ -103,7 +119,9 @@ pub fn run(gpu: &Gpu, quick: bool) -> Result<(), GpuError> {
         println!("{form:20} {:>22} {:>22}", cell(&large)?, cell(&experts)?);
     }
 
-    println!("\nshapes of cubes: GB/s with few inputs (ternary-row, int4-g64, 5 trits a byte), TFLOP/s with many (int4-g64)");
+    println!(
+        "\nshapes of cubes: GB/s with few inputs (ternary-row, int4-g64, 5 trits a byte), TFLOP/s with many (int4-g64)"
+    );
     let plane_sums = gpu.plane_sums();
     for (rows, planes) in [(1, 4), (2, 4), (4, 2), (4, 4), (4, 8), (8, 4), (8, 8)] {
         let mut line = format!("rows {rows}, planes {planes}:");
@@ -116,7 +134,14 @@ pub fn run(gpu: &Gpu, quick: bool) -> Result<(), GpuError> {
         println!("{line}");
     }
     for (entries, rows) in [(2, 4), (4, 4), (4, 8), (8, 4), (8, 8)] {
-        let case = Case { form: "int4-g64", rows: small(4096), cols: 4096, matrices: 1, together: 1, inputs: small(2048) };
+        let case = Case {
+            form: "int4-g64",
+            rows: small(4096),
+            cols: 4096,
+            matrices: 1,
+            together: 1,
+            inputs: small(2048),
+        };
         let (seconds, _) = time(gpu, &case, Some(Shape::Many(ManyShape { entries, rows })))?;
         let operations = 2.0 * (case.rows * case.cols * case.inputs) as f64;
         println!("entries {entries}, rows {rows}: {:>7.2}", operations / seconds / 1e12);

@@ -61,7 +61,13 @@ fn raised(word: u32, #[comptime] ones: u32) -> u32 {
 
 /// Five trits of each byte: calls of `place` for byte and trit with a word that holds two of them, in its halves.
 #[cube]
-fn trits(word: u32, levels: &mut Array<f32>, others: &mut Array<f32>, #[comptime] from: usize, #[comptime] coding: Coding) {
+fn trits(
+    word: u32,
+    levels: &mut Array<f32>,
+    others: &mut Array<f32>,
+    #[comptime] from: usize,
+    #[comptime] coding: Coding,
+) {
     #[unroll]
     for odd in 0..2usize {
         // Bytes 0 and 2, then 1 and 3.

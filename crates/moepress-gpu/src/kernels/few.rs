@@ -78,7 +78,8 @@ pub(crate) fn few<W: Size>(
     let mut sums = Array::<f32>::new(comptime!(inputs * rows_each));
     // With one scale a row: Σ x of every input, and Σ x · other of two-sided codes.
     let mut levels = Array::<f32>::new(comptime!(rows_each * chunk_codes));
-    let mut others = Array::<f32>::new(comptime!(if coding.two_sided() { rows_each * chunk_codes } else { 1 }));
+    let mut others =
+        Array::<f32>::new(comptime!(if coding.two_sided() { rows_each * chunk_codes } else { 1 }));
 
     for stage in 0..chunks.div_ceil(staged) {
         sync_cube();
@@ -94,7 +95,8 @@ pub(crate) fn few<W: Size>(
                     let from = entries[(first + input) * ENTRY] as usize;
                     value = x[from * x_stride as usize + x_column + column];
                 }
-                shared[(input * chunk_codes + code % chunk_codes) * comptime!(staged + 1) + code / chunk_codes] = value;
+                shared[(input * chunk_codes + code % chunk_codes) * comptime!(staged + 1)
+                    + code / chunk_codes] = value;
             }
         }
         sync_cube();
@@ -184,7 +186,8 @@ pub(crate) fn few<W: Size>(
         for input in 0..inputs {
             #[unroll]
             for r in 0..rows_each {
-                parts[(UNIT_POS_Y as usize * rows_each + r) * width + lane] = sums[comptime!(input * rows_each + r)];
+                parts[(UNIT_POS_Y as usize * rows_each + r) * width + lane] =
+                    sums[comptime!(input * rows_each + r)];
             }
             sync_cube();
             if unit < comptime!(few.planes * few.rows) && input < count && block + unit < rows {
@@ -209,13 +212,21 @@ pub(crate) fn item_of() -> usize {
 /// Scales of a row of `cols`.
 #[cube]
 pub(crate) fn groups_of(cols: usize, #[comptime] coding: Coding) -> usize {
-    if comptime!(coding.group == 0) { 1usize.runtime() } else { cols.div_ceil(comptime!(coding.group.max(1))) }
+    if comptime!(coding.group == 0) {
+        1usize.runtime()
+    } else {
+        cols.div_ceil(comptime!(coding.group.max(1)))
+    }
 }
 
 /// The group of a column, which may lie in the padding of a row.
 #[cube]
 pub(crate) fn group_of(column: usize, groups: usize, #[comptime] coding: Coding) -> usize {
-    if comptime!(coding.group == 0) { 0usize.runtime() } else { last_or(column / comptime!(coding.group.max(1)), groups) }
+    if comptime!(coding.group == 0) {
+        0usize.runtime()
+    } else {
+        last_or(column / comptime!(coding.group.max(1)), groups)
+    }
 }
 
 /// `at`, or the last of `count` where there are fewer.

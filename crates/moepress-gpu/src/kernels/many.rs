@@ -101,7 +101,14 @@ pub(crate) fn many<W: Size>(
             if at < comptime!(tile_rows * depth) {
                 let to = place * comptime!(tile_rows + 1) + at / depth;
                 if row < rows && chunk < chunks {
-                    unpack(words, first_chunk + row * chunks + chunk, &mut levels, &mut others, 0usize, coding);
+                    unpack(
+                        words,
+                        first_chunk + row * chunks + chunk,
+                        &mut levels,
+                        &mut others,
+                        0usize,
+                        coding,
+                    );
                     #[unroll]
                     for run in 0..comptime!(chunk_codes / coding.run()) {
                         let code = comptime!(run * coding.run());
@@ -142,11 +149,13 @@ pub(crate) fn many<W: Size>(
             let mut row = Array::<f32>::new(many.rows);
             #[unroll]
             for r in 0..comptime!(many.rows) {
-                row[r] = weights[column * comptime!(tile_rows + 1) + UNIT_POS_X as usize + comptime!(r * side)];
+                row[r] =
+                    weights[column * comptime!(tile_rows + 1) + UNIT_POS_X as usize + comptime!(r * side)];
             }
             #[unroll]
             for e in 0..comptime!(many.entries) {
-                let value = inputs[column * comptime!(tile_inputs + 1) + UNIT_POS_Y as usize + comptime!(e * side)];
+                let value =
+                    inputs[column * comptime!(tile_inputs + 1) + UNIT_POS_Y as usize + comptime!(e * side)];
                 #[unroll]
                 for r in 0..comptime!(many.rows) {
                     sums[comptime!(e * many.rows + r)] += value * row[r];

@@ -35,7 +35,8 @@ pub(crate) fn activate(
     #[comptime] gate: Gate,
     #[comptime] biased: bool,
 ) {
-    let at = (CUBE_POS_Y as usize * CUBE_COUNT_X as usize + CUBE_POS_X as usize) * comptime!(UNITS as usize) + UNIT_POS as usize;
+    let at = (CUBE_POS_Y as usize * CUBE_COUNT_X as usize + CUBE_POS_X as usize) * comptime!(UNITS as usize)
+        + UNIT_POS as usize;
     if at >= count as usize {
         terminate!();
     }

@@ -40,7 +40,8 @@ fn run(stored: &Stored, projection: Projection, first: usize, width: usize, form
     let ([rows, cols], values) = (<[usize; 2]>::try_from(stored.shape()).unwrap(), stored.to_f32());
     match projection {
         Projection::Down => {
-            let kept: Vec<f32> = values.chunks(cols).flat_map(|row| row[first..first + width].to_vec()).collect();
+            let kept: Vec<f32> =
+                values.chunks(cols).flat_map(|row| row[first..first + width].to_vec()).collect();
             store(form, rows, width, &kept)
         }
         _ => store(form, width, cols, &values[first * cols..(first + width) * cols]),
@@ -80,7 +81,8 @@ impl Source for Compact<'_> {
                         let bias = store("f32", 1, width, values);
                         let Stored::Plain(mut plain) = bias else { continue };
                         plain.shape = vec![width];
-                        weights.insert(Part::ExpertBias { expert, segment, projection }, Stored::Plain(plain));
+                        weights
+                            .insert(Part::ExpertBias { expert, segment, projection }, Stored::Plain(plain));
                         first += width;
                     }
                 }

@@ -33,7 +33,9 @@ pub fn gap(cpu: &Model, gpu: &Model, count: usize) -> f32 {
     };
     let (a, b) = (logits(cpu), logits(gpu));
     assert_eq!(a.len(), b.len());
-    a.iter().zip(&b).fold(0.0, |gap: f32, (a, b)| if (a - b).is_nan() { f32::INFINITY } else { gap.max((a - b).abs()) })
+    a.iter()
+        .zip(&b)
+        .fold(0.0, |gap: f32, (a, b)| if (a - b).is_nan() { f32::INFINITY } else { gap.max((a - b).abs()) })
 }
 
 /// What a model writes after several prompts, all at a time.
