@@ -24,7 +24,7 @@ test: setup python browser lint
 # burn with these features is a tower of its own, in a folder of its own.
 GPU = CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)-gpu PYTHON=$(PYTHON) XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp}
 test-gpu: setup python vulkan nvrtc
-	$(GPU) cargo test --release --locked -p moepress-gpu --features wgpu,cuda
+	$(GPU) cargo test --release --locked -p moepress-gpu -p moepress --features wgpu,cuda --lib --test kernels --test end_to_end --test device
 
 # All that a card can show: see docs/gpu.md. DEVICE=wgpu for other cards than NVIDIA's.
 DEVICE ?= cuda

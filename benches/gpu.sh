@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 device="${1:-cuda}"
 if [ -z "${SUITE:-}" ]; then
-    cargo build --release --locked -p moepress-gpu --example suite --features wgpu,cuda
+    cargo build --release --locked -p moepress-gpu -p moepress --bins --example suite --features wgpu,cuda
     SUITE="${CARGO_TARGET_DIR:-target}/release/examples/suite"
 fi
 if [ "$device" = cuda ]; then
