@@ -59,7 +59,7 @@ fn raised(word: u32, #[comptime] ones: u32) -> u32 {
     ((word & ones) << 1u32) | (!(word | (word >> 1u32)) & ones)
 }
 
-/// Five trits of each byte: calls of `place` for byte and trit with a word that holds two of them, in its halves.
+/// Five trits of each byte, two bytes at a time in the halves of a word.
 #[cube]
 fn trits(
     word: u32,

@@ -76,7 +76,6 @@ pub(crate) fn few<W: Size>(
 
     let mut shared = Shared::<[f32]>::new_slice(comptime!(inputs * chunk_codes * (staged + 1)));
     let mut sums = Array::<f32>::new(comptime!(inputs * rows_each));
-    // With one scale a row: Σ x of every input, and Σ x · other of two-sided codes.
     let mut levels = Array::<f32>::new(comptime!(rows_each * chunk_codes));
     let mut others =
         Array::<f32>::new(comptime!(if coding.two_sided() { rows_each * chunk_codes } else { 1 }));
