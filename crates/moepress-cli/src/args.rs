@@ -61,6 +61,30 @@ pub fn backend(word: &str) -> Result<Backend, String> {
     found.ok_or_else(|| "must be cpu, cuda or wgpu".to_owned())
 }
 
+/// Where a model runs.
+#[derive(Debug, clap::Args)]
+pub struct Placed {
+    /// Where to compute: cpu; cuda or wgpu in a build with that feature; auto for the first of these that does
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = place)]
+    pub device: Place,
+}
+
+/// A device by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// This one and no other.
+    On(Backend),
+    /// A GPU, or else the CPU.
+    Auto,
+}
+
+fn place(word: &str) -> Result<Place, String> {
+    match word {
+        "auto" => Ok(Place::Auto),
+        _ => backend(word).map(Place::On).map_err(|_| "must be cpu, cuda, wgpu or auto".to_owned()),
+    }
+}
+
 /// Threads of the whole process.
 #[derive(Debug, clap::Args)]
 pub struct Threads {

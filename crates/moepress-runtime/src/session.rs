@@ -1,6 +1,7 @@
 //! One sequence, token by token; and several, a token of each at a time.
 
-use crate::decoder::{Cache, Span};
+use crate::decoder::Span;
+use crate::model::Cache;
 use crate::{Model, RuntimeError, check};
 use moepress_kernels::Precision;
 
