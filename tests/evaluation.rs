@@ -65,10 +65,9 @@ fn perplexity_by_every_protocol() {
     }
 }
 
-#[test]
-fn distance_of_a_model_with_fewer_experts_a_token() {
-    let dir = tempfile::tempdir().unwrap();
-    let fewer = dir.path().join("fewer");
+/// The demo model with 2 experts a token in place of 4.
+fn fewer(dir: &Path) -> String {
+    let fewer = dir.join("fewer");
     fs::create_dir(&fewer).unwrap();
     for name in ["model.safetensors", "tokenizer.json"] {
         fs::copy(demo().join(name), fewer.join(name)).unwrap();
@@ -77,7 +76,13 @@ fn distance_of_a_model_with_fewer_experts_a_token() {
     let changed = config.replace("\"num_experts_per_tok\": 4", "\"num_experts_per_tok\": 2");
     assert_ne!(config, changed);
     fs::write(fewer.join("config.json"), changed).unwrap();
-    let (fewer, original) = (fewer.display().to_string(), demo().display().to_string());
+    fewer.display().to_string()
+}
+
+#[test]
+fn distance_of_a_model_with_fewer_experts_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fewer, original) = (fewer(dir.path()), demo().display().to_string());
     let texts = texts(dir.path());
     let mut args = vec!["eval", &fewer, "--against", &original, "--window", "256", "--text"];
     args.extend(texts.iter().map(String::as_str));
@@ -88,4 +93,71 @@ fn distance_of_a_model_with_fewer_experts_a_token() {
     close(&overall["divergence"], &wanted, 2e-5, "distance");
     let counts = overall["histogram"]["counts"].as_array().unwrap();
     assert_eq!(counts.iter().map(|count| count.as_u64().unwrap()).sum::<u64>(), 4080);
+}
+
+#[test]
+fn a_base_file_stands_in_for_the_original() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fewer, original) = (fewer(dir.path()), demo().display().to_string());
+    let text = texts(dir.path()).remove(0);
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let cut = ["--window", "128", "--windows", "4", "--text", &text];
+    let (whole, some) = (file("whole"), file("some"));
+    let saved = json(&[&["eval", &original, "--save-base", &whole, "--base-top", "all"], &cut[..]].concat());
+    json(&[&["eval", &original, "--save-base", &some, "--base-top", "64"], &cut[..]].concat());
+    let size = |path: &str| fs::metadata(path).unwrap().len();
+    assert!(size(&some) < size(&whole) / 50);
+    // Same model, same text, same bytes.
+    json(
+        &[
+            &["eval", &original, "--save-base", &file("again"), "--base-top", "64", "--threads", "1"],
+            &cut[..],
+        ]
+        .concat(),
+    );
+    assert_eq!(fs::read(&some).unwrap(), fs::read(file("again")).unwrap());
+
+    let of = |more: &[&str]| json(&[&["eval", &fewer], more, &cut[..]].concat())["evaluation"].clone();
+    let direct = of(&["--against", &original]);
+    let from_whole = of(&["--base", &whole, "--fail-if", "kld_mean > 9"]);
+    let from_some = of(&["--base", &some, "--fail-if", "top1 < 0.1"]);
+    let divergence = |evaluation: &Value| evaluation["compact"]["overall"]["divergence"].clone();
+    assert_eq!(from_whole["original"]["overall"]["by_token"]["predictions"], 4 * 127);
+    assert_eq!(from_whole["base"]["top"], 4096);
+    assert_eq!(
+        (&from_whole["original"]["tokens_per_second"], divergence(&from_whole).get("top")),
+        (&Value::Null, None)
+    );
+    close(&divergence(&from_whole), &divergence(&direct), 1e-5, "whole");
+    let saved = &saved["evaluation"]["compact"]["overall"]["nll"];
+    assert!(
+        (from_whole["original"]["overall"]["nll"].as_f64().unwrap() - saved.as_f64().unwrap()).abs() < 1e-6
+    );
+    // Everything but the divergence itself is known from the likeliest tokens; that is a bound from below, and close.
+    let (bound, exact) = (divergence(&from_some), divergence(&direct));
+    assert_eq!((&bound["top"], &bound["top1_agreement"]), (&64.into(), &exact["top1_agreement"]));
+    for key in ["mean", "median", "p99", "max"] {
+        let (bound, exact) = (bound[key].as_f64().unwrap(), exact[key].as_f64().unwrap());
+        assert!(bound <= exact + 1e-6 && bound > 0.7 * exact, "{key}: {bound} for {exact}");
+    }
+
+    let refused = |code: i32, args: &[&str]| {
+        let output = common::moepress(&[&["eval", &fewer], args].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        said
+    };
+    let gate = refused(2, &[&["--base", &some, "--fail-if", "kld_p99 > 1"], &cut[..]].concat());
+    assert!(gate.contains("--base-top all"), "{gate}");
+    let other = refused(3, &["--base", &some, "--window", "64", "--windows", "4", "--text", &text]);
+    assert!(other.contains("window: is 128, the evaluation has 64"), "{other}");
+    let mut damaged = fs::read(&some).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    fs::write(file("damaged"), &damaged).unwrap();
+    let damage = refused(3, &[&["--base", &file("damaged")], &cut[..]].concat());
+    assert!(damage.contains("digest: differs"), "{damage}");
+    fs::write(file("short"), &damaged[..middle]).unwrap();
+    refused(3, &[&["--base", &file("short")], &cut[..]].concat());
+    refused(3, &[&["--base", &text], &cut[..]].concat());
 }

@@ -32,7 +32,7 @@ fn known(stage: &str, more: &str) -> BTreeSet<String> {
     let output = moepress(&["plan", recipe.to_str().unwrap()]);
     let said = String::from_utf8(output.stderr).unwrap();
     let list = said.split("(known: ").nth(1).and_then(|rest| rest.split(')').next()).unwrap_or_default();
-    list.split(", ").filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    list.split(", ").filter(|word| !word.is_empty() && *word != "none").map(str::to_owned).collect()
 }
 
 #[test]

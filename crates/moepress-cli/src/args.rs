@@ -1,6 +1,6 @@
 //! The words of the command line.
 
-use crate::commands::{eval, generate, init, inspect, logits, plan, report, run, schema, stats};
+use crate::commands::{compare, eval, generate, init, inspect, logits, plan, report, run, schema, stats};
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -48,6 +48,7 @@ pub enum Command {
     Stats(stats::Args),
     Inspect(inspect::Args),
     Eval(eval::Args),
+    Compare(compare::Args),
     Report(report::Args),
     Generate(generate::Args),
     Logits(logits::Args),

@@ -42,7 +42,7 @@ fn streamed<'a>(source: &'a Checkpoint, experts: usize, dir: &Path) -> Subject<'
 
 /// Without what differs from run to run.
 fn figures(mut evaluation: Evaluation) -> Evaluation {
-    evaluation.tokens_per_second = 0.0;
+    evaluation.tokens_per_second = None;
     evaluation.original = evaluation.original.map(|original| Box::new(figures(*original)));
     evaluation
 }

@@ -302,9 +302,6 @@ mod tests {
         assert_eq!(of("properties.depth.maximum"), &Value::from(9));
         assert_eq!(of("properties.ratio.exclusiveMaximum"), &Value::from(1.0));
         let group = of("properties.group.anyOf").as_sequence().unwrap();
-        assert!(
-            group.iter().any(|f| f["enum"][0] == "row")
-                && group.iter().any(|f| f["default"] == 64)
-        );
+        assert!(group.iter().any(|f| f["enum"][0] == "row") && group.iter().any(|f| f["default"] == 64));
     }
 }

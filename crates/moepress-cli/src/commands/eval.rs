@@ -4,15 +4,18 @@ use super::gates::GateArgs;
 use super::{Context, Ending, model};
 use crate::args::{Threads, at_least};
 use crate::failure::Failure;
+use crate::new_file::NewFile;
 use crate::progress::Shown;
 use crate::{output, place};
-use moepress_checkpoint::{Checkpoint, Progress, Publisher, Source, peak_memory};
-use moepress_eval::{Divergence, Likelihood};
+use moepress_checkpoint::{Checkpoint, Progress, Publisher, Source, digest_of, peak_memory};
+use moepress_eval::{Base, BaseHeader, BaseWriter, Divergence, Kind, Likelihood, Task, Text};
 use moepress_pipeline::{
-    Clock, Comparison, Evaluate, Evaluated, Report, SCHEMA_VERSION, Seconds, Sizes, load_texts,
+    Against, BaseReport, Clock, Comparison, Evaluate, Evaluated, Quiz, Report, SCHEMA_VERSION, Seconds,
+    Sizes, TaskReport, TextSet, Walk, drift, load_texts,
 };
 use moepress_recipe::{Bos, Protocol, TextFile, TextSpec, size_in_bytes, unknown_word};
 use moepress_report::{Available, protocol_in_words};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -20,6 +23,9 @@ Examples:
   moepress eval out/demo --text tests/fixtures/eval-text/*.txt
   moepress eval out/demo --against tests/fixtures/demo-qwen3-moe --text a.txt
   moepress eval out/demo --protocol llama.cpp --text wiki.test.raw
+  moepress eval out/demo --against original --task arc.jsonl --shots 5
+  moepress eval original --text a.txt --save-base base.safetensors
+  moepress eval out/demo --base base.safetensors --text a.txt
   moepress eval out/demo --against original --text a.txt --fail-if 'top1<0.8' --report out/evaluation
 
 Protocols, whose figures are not comparable with each other:
@@ -27,9 +33,15 @@ Protocols, whose figures are not comparable with each other:
   llama.cpp  windows of 512 tokens without overlap; the second half of a window is scored
   strided    windows of 2048 tokens, one every 512 (--stride); only tokens that are new in a window are scored
 
+Questions of --task are JSON objects, one a line: {\"question\", \"choices\", \"answer\"} with an index or one of the choices, \
+scored by likelihood after a space (acc, acc_norm over characters, acc_bytes, and flips against the original), or \
+{\"question\", \"answer\"}, answered greedily up to a line break (exact_match). Figures have the keys of \
+lm-evaluation-harness.
+
 nll is in nats per token, ± its standard error; the overall nll is the plain mean over texts. kld is the \
 Kullback–Leibler divergence of the next token from the model given with --against, in nats; top-1 is how \
-often both find the same token likeliest; Δp is the change of the probability of the token that comes.
+often both find the same token likeliest; Δp is the change of the probability of the token that comes. A file of \
+--save-base stands in for that model; unless it keeps all tokens, kld is a bound from below, and no gate can ask about it.
 
 Quality gates are conditions of --fail-if; `moepress report metrics` lists what they can ask about and how they are \
 written. When one holds, the results are written all the same and the exit code is 10.";
@@ -37,6 +49,7 @@ written. When one holds, the results are written all the same and the exit code 
 /// Measure how well a model predicts text, alone or against its original
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, override_usage = "moepress eval <PATH> --text <FILE>... [OPTIONS]")]
+#[command(group(clap::ArgGroup::new("on").required(true).multiple(true).args(["texts", "tasks"])))]
 pub struct Args {
     /// Model directory, plain or compact
     #[arg(value_name = "PATH")]
@@ -44,9 +57,30 @@ pub struct Args {
     /// The model to compare with, usually the original
     #[arg(long, value_name = "PATH")]
     against: Option<PathBuf>,
+    /// Compare with what --save-base kept of a model on the same text
+    #[arg(long, value_name = "FILE", conflicts_with = "against")]
+    base: Option<PathBuf>,
+    /// Keep the model's distributions of every next token in this file, which must not exist
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["against", "base"])]
+    save_base: Option<PathBuf>,
+    /// Tokens that --save-base keeps of every distribution, the likeliest, or `all`
+    #[arg(long, value_name = "N", default_value = "256", value_parser = base_top)]
+    base_top: usize,
     /// Text files; of one that ends in .jsonl, the field `text` of every line
-    #[arg(long = "text", value_name = "FILE", num_args = 1.., required = true)]
+    #[arg(long = "text", value_name = "FILE", num_args = 1..)]
     texts: Vec<PathBuf>,
+    /// Questions with known answers, a JSON object a line
+    #[arg(long = "task", value_name = "FILE", num_args = 1..)]
+    tasks: Vec<PathBuf>,
+    /// Questions that are put with their answers before each of the others, the first of every file
+    #[arg(long, value_name = "N", default_value = "0", value_parser = at_least(0, 1000))]
+    shots: usize,
+    /// Tokens of an answer to an open question
+    #[arg(long, value_name = "N", default_value = "64", value_parser = at_least(1, 1 << 16))]
+    answer: usize,
+    /// Also walk both models layer by layer through that many windows of every text, and tell how routing drifts
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "8", requires = "against", value_parser = at_least(1, 4096))]
+    drift: Option<usize>,
     /// How text is cut and scored: paper, llama.cpp or strided
     #[arg(long, value_name = "NAME", default_value = "paper", value_parser = protocol)]
     protocol: Protocol,
@@ -80,6 +114,14 @@ pub struct Args {
     json: bool,
 }
 
+fn base_top(word: &str) -> Result<usize, String> {
+    match word.parse() {
+        _ if word == "all" => Ok(usize::MAX),
+        Ok(top) if (1..=1 << 20).contains(&top) => Ok(top),
+        _ => Err("must be a number of tokens from 1 to 1048576, or `all`".to_owned()),
+    }
+}
+
 fn protocol(word: &str) -> Result<Protocol, String> {
     Protocol::named(word, Protocol::STRIDE).ok_or_else(|| unknown_word("protocol", word, &Protocol::NAMES))
 }
@@ -88,8 +130,11 @@ impl Args {
     pub fn run(self, context: &Context) -> Result<Ending, Failure> {
         let mut clock = Clock::start();
         let available = Available {
-            texts: self.texts.iter().cloned().map(|path| TextFile::new(path).name()).collect(),
-            original: self.against.is_some(),
+            texts: names(&self.texts),
+            tasks: names(&self.tasks),
+            drift: self.drift.is_some(),
+            original: self.against.is_some() || self.base.is_some(),
+            // A file that does not have them is found out when it is opened.
             whole_distributions: true,
             ..Available::default()
         };
@@ -99,7 +144,12 @@ impl Args {
             models.iter().try_for_each(|(what, model)| place::apart(dir, what, model))?;
         }
         let publisher = self.report.as_ref().map(|dir| Publisher::new(&context.files, dir)).transpose()?;
-        let gates = self.gates.clone().open(context, None, available, &models)?;
+        let gates = self.gates.clone().open(context, None, available.clone(), &models)?;
+        let kept = self.save_base.as_ref().map(|file| {
+            models.iter().try_for_each(|(what, model)| place::apart(file, what, model))?;
+            NewFile::claim(&context.files, file)
+        });
+        let kept = kept.transpose()?;
         self.threads.start()?;
         let progress = Shown::new(context);
         let checkpoint = model::open(context, &self.path)?;
@@ -111,35 +161,86 @@ impl Args {
         }
         let texts = self.texts(checkpoint.spec().context, &mut notes)?;
         let set = load_texts(context.files.as_ref(), &tokenizer, &texts)?;
+        let tasks = self.tasks.iter().map(|path| Task::read(context.files.as_ref(), path, self.shots));
+        let tasks = tasks.collect::<Result<Vec<_>, _>>()?;
         notes.extend(set.notes.iter().cloned());
         let text = clock.lap("read text and headers");
+        let header = self.header(&checkpoint, &set)?;
+        let base =
+            self.base.as_ref().map(|path| Base::open(context.files.as_ref(), path, &header)).transpose()?;
+        let whole = base.as_ref().is_none_or(|base| base.header().top == base.header().vocab);
+        gates.check(&Available { whole_distributions: whole, ..available })?;
+        let mut writer = match (&kept, &self.save_base) {
+            (Some(file), Some(path)) => Some(BaseWriter::new(header, path, file.start()?)?),
+            _ => None,
+        };
         let spool = self.spool.clone().unwrap_or_else(std::env::temp_dir);
+        let spool = spool.join(format!("moepress-eval-{}", std::process::id()));
         let job = Evaluate {
             files: &context.files,
             model: &checkpoint,
-            against: against.as_ref(),
+            against: match (&against, &base, &mut writer) {
+                (Some(model), ..) => Against::Model(model),
+                (_, Some(base), _) => Against::Base(base),
+                (.., Some(writer)) => Against::Keep(writer),
+                _ => Against::Nothing,
+            },
             texts: &set.texts,
+            quiz: (!tasks.is_empty()).then_some(Quiz {
+                tasks: &tasks,
+                tokenizer: &tokenizer,
+                most: self.answer,
+            }),
             memory: self.max_memory,
-            spool: &spool.join(format!("moepress-eval-{}", std::process::id())),
+            spool: &spool,
         };
-        let Evaluated { mut evaluation, notes: on_the_way, .. } = job.run(None, &progress)?;
-        notes.extend(on_the_way);
+        let Evaluated { evaluation, answers, notes: on_the_way, .. } = job.run(None, &progress)?;
+        notes.extend(on_the_way.into_iter().chain(answers.notes));
+        if let (Some(writer), Some(file)) = (writer, kept) {
+            writer.finish()?;
+            file.publish()?;
+        }
         notes.iter().for_each(|line| progress.note(line));
         let evaluate = clock.lap("evaluate");
+        let drifted = match (self.drift, &against) {
+            (Some(count), Some(original)) => {
+                let windows = windows(&set, texts.window, count);
+                let (files, memory) = (&context.files, self.max_memory);
+                let walk =
+                    Walk { files, original, model: &checkpoint, windows: &windows, memory, spool: &spool };
+                let drifted = drift(&walk, &progress)?;
+                clock.lap("walk both models");
+                Some(drifted)
+            }
+            _ => None,
+        };
+        let (drift, [routing, routing_after]) = drifted.unzip();
         let after = Sizes::on_disk(&checkpoint);
         let mut report = Report {
             schema_version: SCHEMA_VERSION,
             moepress: env!("CARGO_PKG_VERSION"),
             command: "eval",
             model: self.path.display().to_string(),
-            against: self.against.as_ref().map(|path| path.display().to_string()),
+            against: self.against.as_ref().or(self.base.as_ref()).map(|path| path.display().to_string()),
             family: checkpoint.spec().family.clone(),
             before: against.as_ref().map_or_else(|| after.clone(), Sizes::on_disk),
             after,
             notes,
-            evaluation: Some(Comparison {
+            routing,
+            routing_after,
+            drift,
+            results: answers.results,
+            original_results: answers.original,
+            tasks: tasks.iter().map(task).collect(),
+            evaluation: evaluation.map(|mut evaluation| Comparison {
                 original: evaluation.original.take().map(|original| *original),
                 compact: evaluation,
+                base: base.as_ref().map(|base| BaseReport {
+                    sha256: base.sha256().to_owned(),
+                    model: base.header().model.clone(),
+                    model_sha256: base.header().model_sha256.clone(),
+                    top: base.header().top,
+                }),
                 sampling: set.report,
                 original_decode_tokens_per_second: None,
                 compact_decode_tokens_per_second: None,
@@ -163,6 +264,19 @@ impl Args {
             false => output::result(&in_words(&report))?,
         }
         gates.finish(&report.gates)
+    }
+
+    /// What a file of this model's distributions on these texts says of itself.
+    fn header(&self, model: &Checkpoint, set: &TextSet) -> Result<BaseHeader, Failure> {
+        let sampling = &set.report;
+        let digests = match self.save_base {
+            Some(_) => model.input_digests()?,
+            None => BTreeMap::new(),
+        };
+        let listed: String = digests.iter().map(|(name, digest)| format!("{digest}  {name}\n")).collect();
+        let named = (self.path.display().to_string(), digest_of(listed.as_bytes()));
+        let cut = (sampling.protocol, sampling.window, sampling.stride, sampling.bos);
+        Ok(BaseHeader::new(named, (model.spec().vocab, self.base_top), cut, &set.texts))
     }
 
     /// What to read, for a model with that context.
@@ -192,6 +306,34 @@ impl Args {
     }
 }
 
+/// The stems of files.
+fn names(files: &[PathBuf]) -> Vec<String> {
+    files.iter().cloned().map(|path| TextFile::new(path).name()).collect()
+}
+
+/// The first windows of every text, those that have the length.
+fn windows(set: &TextSet, length: usize, count: usize) -> Vec<Vec<u32>> {
+    let whole = |text: &Text| {
+        let windows = text.windows.iter().filter(|window| window.ids.len() == length).take(count);
+        windows.map(|window| window.ids.clone()).collect::<Vec<_>>()
+    };
+    set.texts.iter().flat_map(whole).collect()
+}
+
+fn task(task: &Task) -> TaskReport {
+    TaskReport {
+        name: task.name.clone(),
+        file: task.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        sha256: task.sha256.clone(),
+        kind: match task.kind {
+            Kind::Choice => "multiple_choice",
+            Kind::Open => "generate_until",
+        },
+        shots: task.shots,
+        questions: task.asked().len(),
+    }
+}
+
 /// What to say where both models, which read the tokens of the first one's tokenizer, have others.
 fn other_tokenizer(first: &Checkpoint, second: &Checkpoint) -> Result<Option<String>, Failure> {
     const NAME: &str = "tokenizer.json";
@@ -202,6 +344,66 @@ fn other_tokenizer(first: &Checkpoint, second: &Checkpoint) -> Result<Option<Str
 }
 
 fn in_words(report: &Report) -> String {
+    let mut text = scores(report) + &answers(report) + &routing(report);
+    let size = |path: &str, sizes: &Sizes| {
+        format!("{path}: {} ({:.3} bits per weight)\n", output::bytes(sizes.total.bytes), sizes.bpw)
+    };
+    text += &size(&report.model, &report.after);
+    if let Some(path) = report.against.as_ref().filter(|_| report.before != report.after) {
+        text += &size(path, &report.before);
+    }
+    let speed = report.evaluation.as_ref().and_then(|comparison| comparison.compact.tokens_per_second);
+    text + &speed.map_or_else(String::new, |speed| format!("{speed:.0} tokens per second, all threads\n"))
+}
+
+/// What questions came to.
+fn answers(report: &Report) -> String {
+    if report.tasks.is_empty() {
+        return String::new();
+    }
+    let mut rows =
+        vec![["task", "questions", "shots", "metric", "value", "±", "original"].map(str::to_owned).to_vec()];
+    for task in &report.tasks {
+        let (result, original) = (report.results.get(&task.name), report.original_results.get(&task.name));
+        for (key, value) in result.into_iter().flat_map(|result| &result.figures) {
+            let Some(name) = key.strip_suffix(",none").filter(|name| !name.ends_with("_stderr")) else {
+                continue;
+            };
+            let of = |value: Option<&f64>| value.map_or(String::new(), |value| format!("{value:.4}"));
+            let stderr = result.and_then(|result| result.figures.get(&format!("{name}_stderr,none")));
+            let original = original.and_then(|original| original.figures.get(key));
+            let counts = [task.questions, task.shots].map(|count| count.to_string());
+            rows.push(
+                [
+                    vec![task.name.clone()],
+                    counts.into(),
+                    vec![name.into(), of(Some(value)), of(stderr), of(original)],
+                ]
+                .concat(),
+            );
+        }
+    }
+    output::table(&rows) + "\n"
+}
+
+/// How routing drifted.
+fn routing(report: &Report) -> String {
+    let Some(drift) = &report.drift else { return String::new() };
+    let mut rows = vec![
+        ["layer", "tokens changed", "choices kept", "experts reached", "after"].map(str::to_owned).to_vec(),
+    ];
+    let percent = |share: f64| format!("{:.1}%", 100.0 * share);
+    for step in &drift.steps {
+        let (Some(layer), Some(routing)) = (step.layer, step.routing) else { continue };
+        let shares = [routing.changed, routing.kept, routing.coverage, routing.coverage_after].map(percent);
+        rows.push([vec![layer.to_string()], shares.into()].concat());
+    }
+    let shares = [drift.changed, drift.kept, drift.coverage, drift.coverage_after].map(percent);
+    rows.push([vec!["mean".to_owned()], shares.into()].concat());
+    format!("routing of {} tokens\n{}\n", drift.tokens, output::table(&rows))
+}
+
+fn scores(report: &Report) -> String {
     let Some(Comparison { original, compact, sampling, .. }) = &report.evaluation else {
         return String::new();
     };
@@ -237,7 +439,8 @@ fn in_words(report: &Report) -> String {
     rows.push(likelihood(tokens, &overall.by_token, original.map(|o| &o.by_token), stderr));
     text += &output::table(&rows);
     if let Some(all) = &overall.divergence {
-        let heads = ["text", "kld", "±", "median", "p90", "p95", "p99", "p99.9", "max", "top-1", "Δp", "rms"];
+        let kld = all.top.map_or("kld".to_owned(), |top| format!("kld, at least (top {top})"));
+        let heads = ["text", &kld, "±", "median", "p90", "p95", "p99", "p99.9", "max", "top-1", "Δp", "rms"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
         let texts = compact.texts.iter();
         rows.extend(
@@ -246,12 +449,7 @@ fn in_words(report: &Report) -> String {
         rows.push(distance(tokens, all));
         text += &format!("\n{}", output::table(&rows));
     }
-    let size = |path: &str, sizes: &Sizes| {
-        format!("{path}: {} ({:.3} bits per weight)\n", output::bytes(sizes.total.bytes), sizes.bpw)
-    };
-    text += &format!("\n{}", size(&report.model, &report.after));
-    text += &report.against.as_ref().map_or_else(String::new, |path| size(path, &report.before));
-    text + &format!("{:.0} tokens per second, all threads\n", compact.tokens_per_second)
+    text + "\n"
 }
 
 fn likelihood(

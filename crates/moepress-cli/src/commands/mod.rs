@@ -1,5 +1,6 @@
 //! The commands, one file each: arguments, help, work.
 
+pub mod compare;
 pub mod eval;
 pub mod gates;
 pub mod generate;

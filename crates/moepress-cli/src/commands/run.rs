@@ -80,6 +80,7 @@ impl Args {
             whole_distributions: true,
             baseline: None,
             texts,
+            ..Available::default()
         };
         let apart = [("model", recipe.model.as_path()), ("output", out.as_path())];
         let gates = self.gates.open(context, Some(&recipe), available, &apart)?;
