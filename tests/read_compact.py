@@ -132,25 +132,50 @@ def decode(take, name, shape, fmt):
         values = (values.astype(np.uint32) << 16).view(np.float32) if fmt == "bf16" else values.astype(np.float32)
         assert np.isfinite(values).all(), f"{name}: not finite"
         return values
-    match = re.fullmatch(r"(ternary|int([2348])(-sym)?)-(g(16|32|64|128)|row)", fmt)
+    match = re.fullmatch(r"(ternary|ternary-asym|fp8|int([2348])(?:-sym)?)-(?:g(16|32|64|128)|row)(-ue5m3)?|mxfp4", fmt)
     assert match and len(shape) == 2, f"{name}: format {fmt}"
-    (rows, cols), bits, group = shape, int(match[2] or 2), int(match[5] or max(shape[1], 1))
+    (rows, cols), (kind, bits, group, byte) = shape, match.groups()
+    ternary, offsets = fmt.startswith("ternary"), kind in ("ternary-asym", f"int{bits}")
+    bits = int(bits or (2 if ternary else 8 if kind == "fp8" else 4))
+    group = int(group or (32 if fmt == "mxfp4" else max(cols, 1)))
     groups = [rows, math.ceil(cols / group)]
-    codes = unpack(take, name, rows, cols, bits, match[1] == "ternary").astype(np.float32)
+    codes = unpack(take, name, rows, cols, bits, ternary)
+    assert kind != "fp8" or (codes.astype(int) & 127 < 127).all(), f"{name}: NaN"
 
-    def per_weight(part):
+    def per_weight(part, dtype):
         # One scale may stand for all, where there are no offsets.
-        one = part == "scales" and (match[1] == "ternary" or match[3]) and take.shape(f"{name}.scales") == [1, 1]
-        numbers = take(f"{name}.{part}", "F16", [1, 1] if one else groups).astype(np.float32)
-        numbers = np.broadcast_to(numbers, groups)
+        one = not offsets and rows * cols > 0 and take.shape(f"{name}.{part}") == [1, 1]
+        numbers = take(f"{name}.{part}", dtype, [1, 1] if one else groups)
+        if fmt == "mxfp4":
+            numbers = np.where(numbers < 255, np.ldexp(np.float32(1), numbers.astype(int) - 127), np.float32(np.nan))
+        elif dtype == "U8":
+            numbers = (numbers.astype(np.uint16) << 7).view(np.float16)
+        numbers = np.broadcast_to(numbers.astype(np.float32), groups)
         assert np.isfinite(numbers).all(), f"{name}.{part}: not finite"
         return np.repeat(numbers, group, axis=1)[:, :cols]
 
-    if match[1] == "ternary":
-        return per_weight("scales") * np.array([0, 1, -1], np.float32)[codes.astype(int)]
-    if match[3]:
-        return per_weight("scales") * (codes - np.float32(2 ** (bits - 1)))
-    return per_weight("scales") * codes + per_weight("offsets")
+    scales = per_weight("scales", "U8" if byte or fmt == "mxfp4" else "F16")
+    if kind == "ternary-asym":
+        return np.choose(codes.astype(int), [np.float32(0), scales, per_weight("offsets", "F16")])
+    if offsets:
+        return scales * codes.astype(np.float32) + per_weight("offsets", "F16")
+    # Adding no offset makes −0 a 0.
+    return scales * levels(kind, bits)[codes.astype(int)] + np.float32(0)
+
+
+def levels(kind, bits):
+    """What the codes of a format without offsets stand for, by code."""
+    codes = np.arange(1 << bits)
+    if kind == "ternary":
+        return np.array([0, 1, -1], np.float32)
+    if kind == "fp8":
+        x, m = codes >> 3 & 15, (codes & 7) / 8
+        size = np.where(x > 0, np.ldexp(1 + m, x - 7), np.ldexp(m, -6))
+        return np.where(codes & 127 < 127, np.where(codes < 128, size, -size), np.nan).astype(np.float32)
+    if kind is None:
+        size = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+        return np.concatenate([size, -size])
+    return (codes - 2 ** (bits - 1)).astype(np.float32)
 
 
 def unpack(take, name, rows, cols, bits, ternary):
@@ -172,7 +197,8 @@ def entropy(data, name, rows, cols, levels):
     """The codes of an entropy-coded matrix: all runs at once, a code of each at a time."""
     (widths, r, low, high), at, shortest = data[:4].tolist(), 4, 0
     k, w = widths & 15, widths >> 4
-    assert 1 <= k <= 12 and low <= high < levels, f"{name}: header"
+    assert 1 <= k <= 12 and r <= 10 and low <= high < levels, f"{name}: header"
+    assert rows * cols <= 1024 * len(data), f"{name}: too many codes"
     for place in range(5):
         byte, at = int(data[at]), at + 1
         shortest |= (byte & 127) << 7 * place

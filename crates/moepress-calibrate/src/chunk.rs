@@ -14,12 +14,11 @@ pub fn windows_per_chunk(window: usize) -> usize {
 /// Windows of equal length that run as one batch.
 #[derive(Clone, Debug)]
 pub struct Chunk {
-    /// Token ids of all windows, one after the other.
-    pub ids: Vec<u32>,
-    /// Tokens of a window.
-    pub window: usize,
-    /// The text of every window; none where that does not matter.
-    pub texts: Vec<usize>,
+    pub(crate) ids: Vec<u32>,
+    pub(crate) batch: usize,
+    window: usize,
+    /// The text of every window.
+    texts: Vec<usize>,
 }
 
 /// Rows of a chunk that predict, and what they should predict.
@@ -29,27 +28,37 @@ pub(crate) struct Predicting {
 }
 
 impl Chunk {
+    /// A chunk of windows of `window` tokens, one after the other.
+    pub fn new(ids: Vec<u32>, window: usize) -> Self {
+        let batch = ids.len() / window.max(1);
+        Self { ids, batch, window, texts: vec![0; batch] }
+    }
+
     /// The chunks of windows of one length.
     pub(crate) fn cut(windows: &Windows<'_>) -> Vec<Self> {
         let window = windows.ids.first().map_or(0, Vec::len);
         let size = windows_per_chunk(window);
-        let chunk =
-            |(ids, texts): (&[Vec<u32>], &[usize])| Self { ids: ids.concat(), window, texts: texts.to_vec() };
+        let chunk = |(ids, texts): (&[Vec<u32>], &[usize])| Self {
+            ids: ids.concat(),
+            batch: ids.len(),
+            window,
+            texts: texts.to_vec(),
+        };
         windows.ids.chunks(size).zip(windows.of.chunks(size)).map(chunk).collect()
+    }
+
+    /// Tokens of a window.
+    pub(crate) fn window(&self) -> usize {
+        self.window
     }
 
     /// The text that a token is from.
     pub(crate) fn text_of(&self, token: usize) -> usize {
-        self.texts.get(token / self.window.max(1)).copied().unwrap_or(0)
+        self.texts[token / self.window]
     }
 
     pub(crate) fn tokens(&self) -> usize {
         self.ids.len()
-    }
-
-    /// Number of windows.
-    pub(crate) fn batch(&self) -> usize {
-        self.ids.len() / self.window.max(1)
     }
 
     /// Every token but the last of a window predicts the next.

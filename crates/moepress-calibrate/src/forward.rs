@@ -26,7 +26,7 @@ impl Sweep<'_> {
             let slots: Vec<Slot> = [after].into_iter().chain(chosen).collect();
             self.pass(acts, stats, &slots, |acts, i, chunk| {
                 let x = self.rows(acts.read(before, i)?, chunk);
-                let attended = block.attend(x, chunk.batch(), self.rotary(chunk), None, &mut Ignore);
+                let attended = block.attend(x, chunk.batch, self.rotary(chunk), None, &mut Ignore);
                 let mut stats = Statistics::default();
                 let (y, choices) = self.whole(&block, layer, chunk, attended, (acts, i), &mut stats)?;
                 Ok(([to_rows(y)].into_iter().chain(choices).collect(), stats))
@@ -38,7 +38,7 @@ impl Sweep<'_> {
         let slots: Vec<Slot> = [Slot::Attended].into_iter().chain(chosen).collect();
         self.pass(acts, stats, &slots, |acts, i, chunk| {
             let x = self.rows(acts.read(before, i)?, chunk);
-            let attended = block.attend(x, chunk.batch(), self.rotary(chunk), None, &mut Ignore);
+            let attended = block.attend(x, chunk.batch, self.rotary(chunk), None, &mut Ignore);
             let mut stats = Statistics::default();
             let choices = match self.sees_router() {
                 true => {

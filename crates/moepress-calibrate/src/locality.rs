@@ -60,7 +60,7 @@ pub fn add_runs(
     for run in RUNS {
         let mut counts = vec![0.0; run + 1];
         let mut sizes = vec![0.0; experts];
-        for window in choices.chunks(chunk.window) {
+        for window in choices.chunks(chunk.window()) {
             add_uses(window, experts, run, &mut counts);
             add_hits(window, experts, run, &mut sizes);
         }

@@ -35,7 +35,7 @@ impl<'a> Passage<'a> {
     ) -> Result<Self, CalibrateError> {
         let (spec, device, needs) = (source.spec(), Device::flex(), Needs::default());
         let passes = layout.passes(spec, &needs);
-        let sweep = Sweep::new(spec, chunks, needs, &device, passes, progress).called(phase);
+        let sweep = Sweep::new(spec, chunks, 1, needs, &device, passes, progress).called(phase);
         let mut acts = Activations::new(Some(spool))?;
         sweep.embed(source, &mut acts)?;
         for layer in 0..spec.layers.len() {

@@ -31,7 +31,7 @@ impl Sweep<'_> {
                 .collect::<Result<Vec<(Format, Vec<(usize, Expert)>)>, CalibrateError>>()?;
             self.pass(acts, stats, &[], |acts, i, chunk| {
                 let x = self.rows(acts.read(before, i)?, chunk);
-                let attended = block.attend(x, chunk.batch(), self.rotary(chunk), None, &mut Ignore);
+                let attended = block.attend(x, chunk.batch, self.rotary(chunk), None, &mut Ignore);
                 let normed = block.mlp_input(attended);
                 let routed = experts.route(normed.clone());
                 let gates = to_rows(routed.gates.clone());

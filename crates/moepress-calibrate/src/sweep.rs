@@ -104,13 +104,8 @@ pub fn sweep<'a>(
 ) -> Result<Statistics, CalibrateError> {
     let windows = windows.into();
     let window = windows.ids.first().map_or(0, Vec::len);
-    let work = Work {
-        tokens: windows.ids.len() * window,
-        window,
-        threads: rayon::current_num_threads(),
-        needs,
-        packed: false,
-    };
+    let (tokens, threads) = (windows.ids.len() * window, rayon::current_num_threads());
+    let work = Work { tokens, window, threads, needs, packed: false };
     let layout = Layout::choose(source.spec(), &work, means.memory, means.spool.is_some())
         .map_err(|needed| CalibrateError::Memory { needed, limit: means.memory.unwrap_or(u64::MAX) })?;
     sweep_as(source, windows, needs, means, &layout, progress)
@@ -130,8 +125,8 @@ pub fn sweep_as<'a>(
 ) -> Result<Statistics, CalibrateError> {
     let passes = layout.passes(source.spec(), needs);
     let windows = windows.into();
-    let run = Sweep::new(source.spec(), Chunk::cut(&windows), needs.clone(), &means.device, passes, progress);
-    let run = Sweep { texts: windows.texts, ..run };
+    let (chunks, texts) = (Chunk::cut(&windows), windows.texts);
+    let run = Sweep::new(source.spec(), chunks, texts, needs.clone(), &means.device, passes, progress);
     let mut acts = Activations::new(means.spool.clone().filter(|_| layout.spooled))?;
     let stats = run.walk(source, layout, &mut acts)?;
     acts.close()?;
@@ -140,16 +135,18 @@ pub fn sweep_as<'a>(
 }
 
 impl<'a> Sweep<'a> {
-    /// A sweep that takes this many passes over all chunks.
+    /// A sweep over chunks from so many texts that takes so many passes over all of them.
     pub fn new(
         spec: &ModelSpec,
         chunks: Vec<Chunk>,
+        texts: usize,
         needs: Needs,
         device: &Device,
         passes: u64,
         progress: &'a dyn Progress,
     ) -> Self {
-        let rotary = |chunk: &Chunk| (chunk.window, Rotary::new(&spec.attention, 0, chunk.window, device));
+        let rotary =
+            |chunk: &Chunk| (chunk.window(), Rotary::new(&spec.attention, 0, chunk.window(), device));
         Self {
             needs,
             hidden: spec.hidden,
@@ -158,7 +155,7 @@ impl<'a> Sweep<'a> {
             phase: "calibrate",
             steps: (AtomicU64::new(0), passes * chunks.len() as u64),
             chunks,
-            texts: 1,
+            texts,
             progress,
         }
     }
@@ -201,13 +198,8 @@ impl<'a> Sweep<'a> {
         if !self.needs.backward() {
             return Ok(stats);
         }
-        let head = Head::new(
-            spec,
-            |name| source.tensor(name).map_err(CalibrateError::from),
-            None,
-            &linear,
-            &self.device,
-        )?;
+        let tensor = |name| source.tensor(name).map_err(CalibrateError::from);
+        let head = Head::new(spec, tensor, None, &linear, &self.device)?;
         self.pass(acts, &mut stats, &[Slot::Gradient(last)], |acts, i, chunk| {
             let (gradient, stats) =
                 self.loss(&head, spec.vocab, chunk, &acts.read(Slot::Boundary(last), i)?)?;
@@ -229,8 +221,8 @@ impl<'a> Sweep<'a> {
 
     /// The hidden states before the first layer.
     pub fn embed(&self, source: &dyn Source, acts: &mut Activations) -> Result<(), CalibrateError> {
-        let embedding =
-            Embedding::new(source.spec(), |name| source.tensor(name).map_err(CalibrateError::from))?;
+        let tensor = |name| source.tensor(name).map_err(CalibrateError::from);
+        let embedding = Embedding::new(source.spec(), tensor)?;
         self.pass(acts, &mut Statistics::default(), &[Slot::Boundary(0)], |_, _, chunk| {
             Ok((vec![to_rows(embedding.embed(&chunk.ids, &self.device))], Statistics::default()))
         })
@@ -277,7 +269,7 @@ impl<'a> Sweep<'a> {
 
     /// Turns of the positions of a chunk.
     pub(crate) fn rotary(&self, chunk: &Chunk) -> &Rotary {
-        &self.rotary[&chunk.window]
+        &self.rotary[&chunk.window()]
     }
 
     /// Uses of every token, and the gradient energy of the embedded hidden states.

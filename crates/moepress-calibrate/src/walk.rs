@@ -102,8 +102,8 @@ impl<'a> Walk<'a> {
         layout: &Layout,
         progress: &'a dyn Progress,
     ) -> Result<Self, CalibrateError> {
-        let chunks = Chunk::cut(&windows.into());
-        let sweep = Sweep::new(source.spec(), chunks, Needs::default(), &means.device, 0, progress);
+        let (chunks, needs) = (Chunk::cut(&windows.into()), Needs::default());
+        let sweep = Sweep::new(source.spec(), chunks, 1, needs, &means.device, 0, progress);
         let mut acts = Activations::new(means.spool.clone().filter(|_| layout.spooled))?;
         sweep.embed(source, &mut acts)?;
         Ok(Self { source, undecided, sweep, acts, held: layout.experts.max(1), next: 0 })
@@ -130,7 +130,7 @@ impl<'a> Walk<'a> {
             let reached = self.inputs(&attention, |i, chunk| {
                 let mut inputs = Inputs::of(&attention);
                 let x = self.sweep.rows(self.acts.read(before, i)?, chunk);
-                block.attend(x, chunk.batch(), self.sweep.rotary(chunk), None, &mut inputs);
+                block.attend(x, chunk.batch, self.sweep.rotary(chunk), None, &mut inputs);
                 Ok(inputs.seen)
             })?;
             drop(block);
@@ -289,8 +289,8 @@ impl<'a> Walk<'a> {
             true => BTreeMap::new(),
             false => {
                 let weights = original.share(layer, &Share::Experts(refit.clone()))?;
-                let linear = dense_on(&self.sweep.device);
-                build(original.spec(), layer, weights, &linear, &self.sweep.device, |builder| {
+                let device = &self.sweep.device;
+                build(original.spec(), layer, weights, &dense_on(device), device, |builder| {
                     refit.iter().map(|&expert| Ok((expert, builder.expert(expert)?))).collect()
                 })?
             }
@@ -358,7 +358,7 @@ impl<'a> Walk<'a> {
         let Self { sweep, acts, .. } = self;
         sweep.pass(acts, &mut Statistics::default(), &[Slot::Attended], |acts, i, chunk| {
             let x = sweep.rows(acts.read(before, i)?, chunk);
-            let attended = block.attend(x, chunk.batch(), sweep.rotary(chunk), None, &mut Ignore);
+            let attended = block.attend(x, chunk.batch, sweep.rotary(chunk), None, &mut Ignore);
             Ok((vec![to_rows(attended)], Statistics::default()))
         })?;
         acts.drop(before)

@@ -2,11 +2,12 @@
 //!
 //! A plain tensor is one tensor of its name. A packed matrix `NAME` of rows × cols is its codes, U8: `NAME.codes`,
 //! `[rows, row_bytes]`, `NAME.trits`, `[rows, row_bytes]`, or `NAME.entropy`, `[bytes]`, as their codec is;
-//! `NAME.scales`, F16 `[rows, groups]`, or `[1, 1]` where all are one and the same and there are no offsets; and, where its format has them, `NAME.offsets`, F16 `[rows, groups]`.
+//! `NAME.scales`, F16 or U8 `[rows, groups]`, or `[1, 1]` where all are one and the same and there are no offsets; and,
+//! where its format has them, `NAME.offsets`, F16 `[rows, groups]`.
 
 use crate::{CheckpointError, Shards};
 use moepress_quant::codec::{Codec, Codes, Entropy};
-use moepress_quant::{Dtype, Grouped, Packed, Plain, Stored};
+use moepress_quant::{Dtype, Grouped, Packed, Plain, Scale, Stored};
 use safetensors::tensor::TensorView;
 use std::collections::{BTreeMap, HashMap};
 
@@ -103,20 +104,20 @@ pub fn raw_parts(name: &str, stored: Stored) -> Vec<(String, RawTensor)> {
                 scales.truncate(1);
             }
             let shape = if one_scale { vec![1, 1] } else { vec![rows, format.row_groups(cols)] };
-            let f16 = |values: Vec<u16>| RawTensor {
-                dtype: RawDtype::F16,
+            let grids = |scale: Scale, numbers: &[u16]| RawTensor {
+                dtype: dtype_of(scale),
                 shape: shape.clone(),
-                bytes: values.into_iter().flat_map(u16::to_le_bytes).collect(),
+                bytes: scale.to_bytes(numbers),
             };
             let codec = codes.codec();
             let bytes = codes.into_bytes();
             let width = codec.row_bytes(format, cols);
             let codes_shape = width.map_or(vec![bytes.len()], |width| vec![rows, width]);
             let codes = RawTensor { dtype: RawDtype::U8, shape: codes_shape, bytes };
-            let mut parts =
-                vec![(format!("{name}.{}", part_of(codec)), codes), (format!("{name}.scales"), f16(scales))];
+            let codes = (format!("{name}.{}", part_of(codec)), codes);
+            let mut parts = vec![codes, (format!("{name}.scales"), grids(format.scale, &scales))];
             if format.has_offsets() {
-                parts.push((format!("{name}.offsets"), f16(offsets)));
+                parts.push((format!("{name}.offsets"), grids(Scale::F16, &offsets)));
             }
             parts
         }
@@ -129,6 +130,13 @@ const fn part_of(codec: Codec) -> &'static str {
         Codec::Fields => "codes",
         Codec::Trits => "trits",
         Codec::Entropy => "entropy",
+    }
+}
+
+const fn dtype_of(scale: Scale) -> RawDtype {
+    match scale {
+        Scale::F16 => RawDtype::F16,
+        Scale::Ue5m3 | Scale::E8m0 => RawDtype::U8,
     }
 }
 
@@ -154,13 +162,13 @@ pub(crate) fn packed_parts(
             shards.expect(&codes, RawDtype::U8, &[bytes])?;
         }
     }
-    let grids: &[&str] = if format.has_offsets() { &["scales", "offsets"] } else { &["scales"] };
+    let offsets = format.has_offsets().then_some(("offsets", Scale::F16));
     let mut parts = vec![codes];
-    for part in grids {
+    for (part, scale) in [("scales", format.scale)].into_iter().chain(offsets) {
         let part = format!("{name}.{part}");
         let one = !format.has_offsets() && rows > 0 && cols > 0 && shards.info(&part)?.shape == [1, 1];
         let shape = if one { [1, 1] } else { [rows, format.row_groups(cols)] };
-        shards.expect(&part, RawDtype::F16, &shape)?;
+        shards.expect(&part, dtype_of(scale), &shape)?;
         parts.push(part);
     }
     Ok((codec, parts))
@@ -182,15 +190,14 @@ pub fn read_packed(
         Some(part) => shards.read(part).map(|raw| raw.bytes),
         None => Ok(vec![]),
     };
-    let f16 = |bytes: Vec<u8>| bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
     let codes = match codec {
         Codec::Fields => Codes::Fields(read(0)?),
         Codec::Trits => Codes::Trits(read(0)?),
         Codec::Entropy => {
-            Codes::Entropy(Entropy::parse(rows, read(0)?).map_err(|e| shards.bad_tensor(name, e))?)
+            Codes::Entropy(Entropy::parse(rows, cols, read(0)?).map_err(|e| shards.bad_tensor(name, e))?)
         }
     };
-    let (mut scales, offsets): (Vec<u16>, Vec<u16>) = (f16(read(1)?), f16(read(2)?));
+    let (mut scales, offsets) = (format.scale.from_bytes(&read(1)?), Scale::F16.from_bytes(&read(2)?));
     if let [one] = scales[..] {
         scales = vec![one; rows * format.row_groups(cols)];
     }

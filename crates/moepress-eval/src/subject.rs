@@ -49,7 +49,7 @@ impl Subject<'_> {
         };
         let spec = source.spec();
         chunks.iter().try_for_each(|chunk| check(spec, &chunk.ids, chunk.window))?;
-        let windows = |chunk: &Chunk| Windows { ids: chunk.ids.clone(), window: chunk.window, texts: vec![] };
+        let windows = |chunk: &Chunk| Windows::new(chunk.ids.clone(), chunk.window);
         let windows = chunks.iter().map(windows).collect();
         let started = Instant::now();
         let passage = Passage::new(*source, &packed, windows, layout, spool.clone(), phase, progress)?;

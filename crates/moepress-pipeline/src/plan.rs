@@ -195,8 +195,8 @@ pub(crate) fn plan_with(
     // Once more on the result.
     swept.extend(recipe.describe.then(description).map(Some));
     let writing = Writes::new(before, &spec, &all)?;
-    let prediction =
-        predict(before, &spec, &load(model.files(), recipe, &swept, rounding.map(|_| &writing)))?;
+    let load = load(model.files(), recipe, &swept, rounding.map(|_| &writing));
+    let prediction = predict(before, &spec, &load)?;
     let plan = Plan {
         family: spec.family.clone(),
         notes: model.notes().iter().cloned().chain(carried).chain(bounds).collect(),

@@ -23,26 +23,61 @@ impl Dtype {
             Self::F32 => 4,
         }
     }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
 }
 
 /// What the codes of a grouped format stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Code {
-    /// −1, 0, +1 times the group's scale; two bits where codes have fields.
+    /// −1, 0, +1 times the group's scale, or with an offset that in the place of −scale.
     Ternary,
     /// Unsigned integers of that many bits (2, 3, 4 or 8) on the group's grid.
     Int(u8),
+    /// Four bits, e2m1: sign, two bits of exponent, one of mantissa (OCP Microscaling Formats, version 1.0).
+    Fp4,
+    /// Eight bits, e4m3, without infinities (OCP 8-bit Floating Point, version 1.0).
+    Fp8,
 }
 
-/// A format whose weights share an f16 scale per group of consecutive weights of a row.
+/// The number type of scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scale {
+    /// IEEE half precision.
+    F16,
+    /// One byte, e5m3: half precision that is not negative, without its last seven bits of mantissa.
+    Ue5m3,
+    /// One byte, e8m0: powers of two from 2⁻¹²⁷ to 2¹²⁷.
+    E8m0,
+}
+
+impl Scale {
+    /// Bytes of one scale.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F16 => 2,
+            Self::Ue5m3 | Self::E8m0 => 1,
+        }
+    }
+}
+
+/// A format whose weights share a scale per group of consecutive weights of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Grouped {
     /// The meaning of a code.
     pub code: Code,
     /// Weights that share a scale: one of [`Grouped::GROUPS`]. The last group of a row may be shorter.
     pub group: usize,
-    /// Integers only: the grid is centred on zero and stores no offset. Ternary is always symmetric.
+    /// The grid is symmetric about zero and stores no offset.
     pub symmetric: bool,
+    /// The type of the scales. Offsets are f16.
+    pub scale: Scale,
 }
 
 impl Grouped {
@@ -52,9 +87,39 @@ impl Grouped {
     /// The groups there are.
     pub const GROUPS: [usize; 5] = [16, 32, 64, 128, Self::ROW];
 
-    /// The name of a group in a format's: `g32` or `row`.
-    fn group_name(group: usize) -> String {
-        if group == Self::ROW { "row".to_owned() } else { format!("g{group}") }
+    /// MXFP4 (OCP Microscaling Formats, version 1.0).
+    pub const MXFP4: Self = Self { code: Code::Fp4, group: 32, symmetric: true, scale: Scale::E8m0 };
+
+    /// Codes, symmetric or not, in groups of that many weights with f16 scales; as ternary and floating-point codes are
+    /// stored when nothing else is asked for.
+    pub const fn new(code: Code, group: usize, symmetric: bool) -> Self {
+        Self { code, group, symmetric, scale: Scale::F16 }
+    }
+
+    /// Whether there is such a format.
+    pub fn exists(self) -> bool {
+        let Self { code, group, symmetric, scale } = self;
+        Self::GROUPS.contains(&group)
+            && match (code, scale) {
+                (Code::Fp4, Scale::E8m0) => self == Self::MXFP4,
+                (_, Scale::E8m0) | (Code::Fp4, _) => false,
+                (Code::Ternary, _) => true,
+                (Code::Fp8, _) => symmetric,
+                // Its levels may be mirrored by a negative scale.
+                (Code::Int(2), Scale::Ue5m3) => !symmetric,
+                (Code::Int(bits), _) => matches!(bits, 2 | 3 | 4 | 8),
+            }
+    }
+
+    /// Every format there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let ints = [2, 3, 4, 8].map(Code::Int);
+        let codes = [Code::Ternary].into_iter().chain(ints).chain([Code::Fp4, Code::Fp8]);
+        codes
+            .flat_map(|code| [true, false].map(|symmetric| (code, symmetric)))
+            .flat_map(|(code, symmetric)| Self::GROUPS.map(|group| Self::new(code, group, symmetric)))
+            .flat_map(|format| [Scale::F16, Scale::Ue5m3, Scale::E8m0].map(|scale| Self { scale, ..format }))
+            .filter(|format| format.exists())
     }
 
     /// Bits of one code in a field of its own.
@@ -62,14 +127,24 @@ impl Grouped {
         match self.code {
             Code::Ternary => 2,
             Code::Int(bits) => bits as usize,
+            Code::Fp4 => 4,
+            Code::Fp8 => 8,
         }
     }
 
-    /// Codes there are: 0 to one less.
+    /// Codes are below this.
     pub const fn levels(self) -> usize {
         match self.code {
             Code::Ternary => 3,
-            Code::Int(bits) => 1 << bits,
+            _ => 1 << self.bits(),
+        }
+    }
+
+    /// Whether `code` stands for a number.
+    pub const fn has(self, code: u8) -> bool {
+        match self.code {
+            Code::Fp8 => code & 0x7f != 0x7f,
+            _ => (code as usize) < self.levels(),
         }
     }
 
@@ -93,9 +168,39 @@ impl Grouped {
     pub const fn has_offsets(self) -> bool {
         !self.symmetric
     }
+
+    /// Bytes of the scales and offsets of a `rows` × `cols` matrix.
+    pub const fn grid_bytes(self, rows: usize, cols: usize) -> usize {
+        rows * self.row_groups(cols) * (self.scale.bytes() + if self.has_offsets() { 2 } else { 0 })
+    }
 }
 
-/// How the numbers of one tensor are stored. Written `bf16`, `ternary-g32`, `int4-g64`, `int4-sym-row`.
+impl fmt::Display for Grouped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::MXFP4 {
+            return f.write_str("mxfp4");
+        }
+        match (self.code, self.symmetric) {
+            (Code::Ternary, true) => f.write_str("ternary")?,
+            (Code::Ternary, false) => f.write_str("ternary-asym")?,
+            (Code::Int(bits), symmetric) => write!(f, "int{bits}{}", if symmetric { "-sym" } else { "" })?,
+            (Code::Fp4, _) => f.write_str("fp4")?,
+            (Code::Fp8, _) => f.write_str("fp8")?,
+        }
+        match self.group {
+            Self::ROW => f.write_str("-row")?,
+            group => write!(f, "-g{group}")?,
+        }
+        match self.scale {
+            Scale::F16 => Ok(()),
+            Scale::Ue5m3 => f.write_str("-ue5m3"),
+            Scale::E8m0 => f.write_str("-e8m0"),
+        }
+    }
+}
+
+/// How the numbers of one tensor are stored. Written `bf16`, `ternary-g32`, `int4-g64`, `int4-sym-row`, `fp8-row`, `mxfp4`,
+/// with one-byte scales `ternary-row-ue5m3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Format {
     /// As plain numbers.
@@ -105,16 +210,12 @@ pub enum Format {
 }
 
 impl Format {
-    /// Bytes of a `rows` × `cols` matrix in this format with codes in bit fields, scales and offsets included. Of a
-    /// ternary matrix and of any whose codes are not all alike often, [`Packing::Best`](crate::codec::Packing::Best)
-    /// makes less.
+    /// Bytes of a `rows` × `cols` matrix in this format with codes in bit fields, scales and offsets included; with
+    /// [`Packing::Best`](crate::codec::Packing::Best) it may take less, depending on the codes.
     pub const fn stored_bytes(self, rows: usize, cols: usize) -> u64 {
         let bytes = match self {
             Self::Plain(dtype) => rows * cols * dtype.bytes(),
-            Self::Grouped(g) => {
-                let per_group = if g.has_offsets() { 4 } else { 2 };
-                rows * (g.row_bytes(cols) + g.row_groups(cols) * per_group)
-            }
+            Self::Grouped(g) => rows * g.row_bytes(cols) + g.grid_bytes(rows, cols),
         };
         bytes as u64
     }
@@ -122,17 +223,9 @@ impl Format {
 
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Plain(Dtype::Bf16) => f.write_str("bf16"),
-            Self::Plain(Dtype::F16) => f.write_str("f16"),
-            Self::Plain(Dtype::F32) => f.write_str("f32"),
-            Self::Grouped(Grouped { code, group, symmetric }) => {
-                match code {
-                    Code::Ternary => f.write_str("ternary")?,
-                    Code::Int(bits) => write!(f, "int{bits}{}", if symmetric { "-sym" } else { "" })?,
-                }
-                write!(f, "-{}", Grouped::group_name(group))
-            }
+        match self {
+            Self::Plain(dtype) => f.write_str(dtype.name()),
+            Self::Grouped(grouped) => grouped.fmt(f),
         }
     }
 }
@@ -140,7 +233,8 @@ impl fmt::Display for Format {
 /// A word that names no format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no format (bf16, f16, f32, ternary-G, intB-G or intB-sym-G with B in 2, 3, 4, 8 and G in g16, g32, g64, g128, row)"
+    "`{0}` is no format (bf16, f16, f32, mxfp4, or one of ternary, ternary-asym, intB, intB-sym with B in 2, 3, 4, 8, and fp8, \
+     with -g16, -g32, -g64, -g128 or -row and perhaps -ue5m3 behind it)"
 )]
 pub struct FormatError(pub String);
 
@@ -148,30 +242,49 @@ impl FromStr for Format {
     type Err = FormatError;
 
     fn from_str(text: &str) -> Result<Self, FormatError> {
-        let fail = || FormatError(text.to_owned());
-        match text {
-            "bf16" => return Ok(Self::Plain(Dtype::Bf16)),
-            "f16" => return Ok(Self::Plain(Dtype::F16)),
-            "f32" => return Ok(Self::Plain(Dtype::F32)),
-            _ => {}
-        }
-        let (head, name) = text.rsplit_once('-').ok_or_else(fail)?;
-        let group = Grouped::GROUPS.into_iter().find(|&group| Grouped::group_name(group) == name);
-        let group = group.ok_or_else(fail)?;
-        let (code, symmetric) = match head.strip_suffix("-sym") {
-            Some(code) => (code, true),
-            None => (head, head == "ternary"),
-        };
-        let code = match (code, head) {
-            ("ternary", "ternary") => Code::Ternary,
-            ("int2", _) => Code::Int(2),
-            ("int3", _) => Code::Int(3),
-            ("int4", _) => Code::Int(4),
-            ("int8", _) => Code::Int(8),
-            _ => return Err(fail()),
-        };
-        Ok(Self::Grouped(Grouped { code, group, symmetric }))
+        let plain = [Dtype::Bf16, Dtype::F16, Dtype::F32].into_iter().find(|dtype| dtype.name() == text);
+        let found = plain.map(Self::Plain).or_else(|| grouped(text).map(Self::Grouped));
+        found.ok_or_else(|| FormatError(text.to_owned()))
     }
+}
+
+fn grouped(text: &str) -> Option<Grouped> {
+    if text == "mxfp4" {
+        return Some(Grouped::MXFP4);
+    }
+    let (text, scale) = match text.strip_suffix("-ue5m3") {
+        Some(text) => (text, Scale::Ue5m3),
+        None => (text, Scale::F16),
+    };
+    let (code, group) = text.rsplit_once('-')?;
+    let group = match group {
+        "g16" => 16,
+        "g32" => 32,
+        "g64" => 64,
+        "g128" => 128,
+        "row" => Grouped::ROW,
+        _ => return None,
+    };
+    let (code, symmetric) = match code {
+        "ternary" => (Code::Ternary, true),
+        "ternary-asym" => (Code::Ternary, false),
+        "fp8" => (Code::Fp8, true),
+        _ => {
+            let (bits, symmetric) = match code.strip_suffix("-sym") {
+                Some(bits) => (bits, true),
+                None => (code, false),
+            };
+            let bits = match bits {
+                "int2" => 2,
+                "int3" => 3,
+                "int4" => 4,
+                "int8" => 8,
+                _ => return None,
+            };
+            (Code::Int(bits), symmetric)
+        }
+    };
+    Some(Grouped { code, group, symmetric, scale }).filter(|format| format.exists())
 }
 
 impl Serialize for Format {
@@ -192,13 +305,47 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for name in
-            ["bf16", "f16", "f32", "ternary-g16", "int2-g64", "int3-sym-g128", "int8-row", "int4-sym-row"]
-        {
+        for name in [
+            "bf16",
+            "f16",
+            "f32",
+            "mxfp4",
+            "ternary-g16",
+            "int8-row",
+            "ternary-asym-row",
+            "int3-sym-g128-ue5m3",
+        ] {
             assert_eq!(name.parse::<Format>().unwrap().to_string(), name);
         }
-        let none = ["", "int5-g32", "ternary", "ternary-sym-g32", "int4-g0", "int4-g33", "int4-g032", "-g32"];
-        for name in none.into_iter().chain(["row", "-row", "int4-g", "int4-rows", "int4-grow"]) {
+        let all: Vec<Grouped> = Grouped::all().collect();
+        // Ten codes in five groups with either scale, but for two-bit symmetric ones, and MXFP4.
+        assert_eq!(all.len(), 5 * (2 + 8 + 1) * 2 - 5 + 1);
+        for format in all {
+            assert_eq!(format.to_string().parse(), Ok(Format::Grouped(format)));
+        }
+        let none = [
+            "",
+            "int5-g32",
+            "ternary",
+            "ternary-sym-g32",
+            "int4-g0",
+            "int4-g33",
+            "int4-g032",
+            "-g32",
+            "row",
+            "-row",
+        ];
+        let more = [
+            "int4-g",
+            "int4-rows",
+            "int4-grow",
+            "mxfp4-g32",
+            "fp4-g32-e8m0",
+            "int2-sym-row-ue5m3",
+            "int4-row-f16",
+            "int-row",
+        ];
+        for name in none.into_iter().chain(more) {
             assert!(name.parse::<Format>().is_err(), "{name}");
         }
     }
@@ -208,11 +355,26 @@ mod tests {
         let bytes = |name: &str, rows, cols| name.parse::<Format>().unwrap().stored_bytes(rows, cols);
         assert_eq!(bytes("bf16", 3, 5), 30);
         assert_eq!(bytes("ternary-g32", 2, 33), 2 * (9 + 2 * 2));
+        assert_eq!(bytes("ternary-asym-g32", 2, 33), 2 * (9 + 2 * 4));
         assert_eq!(bytes("int3-g32", 1, 32), 12 + 4);
         assert_eq!(bytes("int3-sym-g64", 1, 65), 25 + 4);
         assert_eq!(bytes("int8-g128", 4, 0), 0);
         assert_eq!(bytes("int3-row", 5, 1001), 5 * (376 + 4));
         assert_eq!(bytes("ternary-row", 5, 0), 0);
         assert_eq!(bytes("int2-g16", 2, 17), 2 * (5 + 8));
+        assert_eq!(bytes("int4-row-ue5m3", 2, 10), 2 * (5 + 3));
+        assert_eq!(bytes("fp8-row", 2, 10), 2 * (10 + 2));
+        assert_eq!(bytes("mxfp4", 2, 40), 2 * (20 + 2));
+    }
+
+    #[test]
+    fn codes_that_stand_for_nothing() {
+        let has = |name: &str, code| match name.parse() {
+            Ok(Format::Grouped(format)) => format.has(code),
+            other => panic!("{name}: {other:?}"),
+        };
+        assert!(has("ternary-row", 2) && !has("ternary-row", 3));
+        assert!(has("int8-row", 255) && has("mxfp4", 15) && !has("mxfp4", 16));
+        assert!(has("fp8-row", 0xfe) && !has("fp8-row", 0x7f) && !has("fp8-row", 0xff));
     }
 }

@@ -11,5 +11,5 @@ pub mod formats;
 pub mod solve;
 mod stored;
 
-pub use format::{Code, Dtype, Format, FormatError, Grouped};
+pub use format::{Code, Dtype, Format, FormatError, Grouped, Scale};
 pub use stored::{Packed, Plain, Stored, StoredError};

@@ -27,7 +27,8 @@ pub struct Packed {
     pub cols: usize,
     /// The codes, row-major.
     pub codes: Codes,
-    /// f16 bits, `[rows, format.row_groups(cols)]`.
+    /// Bits of the format's type of scales, `[rows, format.row_groups(cols)]`: f16 for [`Scale::F16`](crate::Scale::F16)
+    /// and [`Scale::Ue5m3`](crate::Scale::Ue5m3), the byte for [`Scale::E8m0`](crate::Scale::E8m0).
     pub scales: Vec<u16>,
     /// f16 bits of the same shape; empty when the format stores none.
     pub offsets: Vec<u16>,
@@ -73,14 +74,6 @@ pub enum StoredError {
         row: usize,
         /// What is wrong with them.
         reason: &'static str,
-    },
-    /// A code that the format cannot produce.
-    #[error("row {row} holds code {code}, which the format does not have")]
-    Code {
-        /// Row of the first such code.
-        row: usize,
-        /// The code.
-        code: u8,
     },
 }
 
@@ -211,13 +204,17 @@ impl Stored {
             }
             Self::Packed(packed) => {
                 let format = packed.format;
-                crate::formats::implementation(format).ok_or(StoredError::Format(self.format()))?;
+                if !format.exists() {
+                    return Err(StoredError::Format(self.format()));
+                }
                 let groups = format.row_groups(packed.cols);
                 length("scales", &[packed.rows, groups], packed.scales.len())?;
                 let offsets = if format.has_offsets() { groups } else { 0 };
                 length("offsets", &[packed.rows, offsets], packed.offsets.len())?;
                 let f16 = |bits: &u16| half::f16::from_bits(*bits).to_f32();
-                finite("scales", packed.scales.iter().map(f16))?;
+                if let Some(index) = packed.scales.iter().position(|&bits| !format.scale.is_number(bits)) {
+                    return Err(StoredError::NotFinite { part: "scales", index });
+                }
                 finite("offsets", packed.offsets.iter().map(f16))?;
                 packed.codes.check(format, packed.rows, packed.cols)
             }
@@ -228,8 +225,9 @@ impl Stored {
 impl Packed {
     /// Bytes it occupies as it is stored, scales and offsets included.
     pub fn stored_bytes(&self) -> u64 {
-        let grids = if self.one_scale() { 1 } else { self.scales.len() + self.offsets.len() };
-        (self.codes.bytes().len() + 2 * grids) as u64
+        let scales = if self.one_scale() { 1 } else { self.scales.len() };
+        let grids = self.format.scale.bytes() * scales + 2 * self.offsets.len();
+        (self.codes.bytes().len() + grids) as u64
     }
 
     /// Whether one scale stands for all of them in a file.

@@ -4,18 +4,14 @@
 
 use moepress_quant::codec::Codes;
 use moepress_quant::formats::{
-    EncodeError, Grid, GridError, TernaryGrid, encode_nearest, encode_ternary, implementation, pack_codes,
-    rounding_cost,
+    EncodeError, Grid, GridError, GridRule, encode_nearest, encode_on, implementation, implementation_of,
+    pack_codes, rounding_cost,
 };
-use moepress_quant::{Code, Dtype, Format, Grouped, Packed, Plain, Stored, StoredError};
+use moepress_quant::{Code, Dtype, Format, Grouped, Packed, Plain, Scale, Stored, StoredError};
 use proptest::prelude::*;
 
 fn all_formats() -> Vec<Grouped> {
-    let codes = ["ternary", "int2", "int3", "int4", "int8", "int2-sym", "int3-sym", "int4-sym", "int8-sym"];
-    let names = codes
-        .iter()
-        .flat_map(|code| ["g16", "g32", "g64", "g128", "row"].map(|group| format!("{code}-{group}")));
-    names.map(|name| grouped(&name)).collect()
+    Grouped::all().collect()
 }
 
 fn grouped(name: &str) -> Grouped {
@@ -47,9 +43,8 @@ proptest! {
             let stored = Stored::Packed(packed.clone());
             prop_assert_eq!(stored.validate(), Ok(()));
             // One scale may stand for all.
-            let grids = if packed.one_scale() { 1 } else { packed.scales.len() + packed.offsets.len() };
-            let bytes = packed.codes.bytes().len() + 2 * grids;
-            prop_assert_eq!(stored.stored_bytes(), bytes as u64);
+            let spared = if packed.one_scale() { packed.scales.len() - 1 } else { 0 } * format.scale.bytes();
+            prop_assert_eq!(stored.stored_bytes() + spared as u64, format.stored_bytes(rows, cols));
 
             // The same bytes come out of the steps a solver takes.
             let (mut codes, mut grids, mut values) = (Vec::new(), Vec::new(), Vec::new());
@@ -85,7 +80,7 @@ proptest! {
                 prop_assert!(refuse(&|p| p.offsets.push(0)));
                 let spoil_scale = |p: &mut Packed| {
                     let group = at % p.scales.len();
-                    p.scales[group] = 0x7e00;
+                    p.scales[group] = if format.scale == Scale::E8m0 { 255 } else { 0x7e00 };
                 };
                 prop_assert!(refuse(&spoil_scale));
                 if format.code == Code::Ternary {
@@ -126,22 +121,48 @@ fn more_bits_cost_less() {
         ["ternary-g64", "int2-sym-g64", "int3-sym-g64", "int4-sym-g64", "int8-sym-g64"],
         ["int3-row", "int3-g128", "int3-g64", "int3-g32", "int3-g16"],
         ["int3-sym-row", "int3-sym-g16", "int4-row", "int4-g16", "int8-row"],
+        ["ternary-row", "ternary-asym-row", "int3-row-ue5m3", "mxfp4", "fp8-row"],
     ] {
         assert!(ladder.windows(2).all(|pair| cost(pair[0]) > cost(pair[1])), "{ladder:?}");
     }
 }
 
 #[test]
-fn ternary_scales_are_a_choice() {
+fn grids_are_a_choice() {
     let (rows, cols) = (3, 70);
-    let w = noise(rows * cols);
-    let encode = |grid| encode_ternary(grid, 32, rows, cols, &w, None).unwrap();
-    let nearest = encode_nearest(grouped("ternary-g32"), rows, cols, &w, None).unwrap();
-    assert_eq!(encode(TernaryGrid::Optimal), nearest);
-    let zeros = |grid| encode(grid).to_f32().iter().filter(|&&q| q == 0.0).count();
-    let counts = [TernaryGrid::AbsMean, TernaryGrid::Optimal, TernaryGrid::AbsMax].map(zeros);
-    assert!(counts.is_sorted() && counts[0] < counts[2], "{counts:?}");
-    assert!(matches!(encode_ternary(TernaryGrid::AbsMean, 33, 0, 0, &[], None), Err(EncodeError::Format(_))));
+    let w: Vec<f32> = noise(rows * cols).iter().map(|w| w.powi(3)).collect();
+    let encode = |name, rule| encode_on(grouped(name), rule, rows, cols, &w, None).unwrap();
+    let error =
+        |packed: Packed| packed.to_f32().iter().zip(&w).map(|(q, w)| f64::from(w - q).powi(2)).sum::<f64>();
+    for format in all_formats() {
+        let usual = encode_nearest(format, rows, cols, &w, None).unwrap();
+        assert_eq!(encode_on(format, GridRule::usual(format), rows, cols, &w, None), Ok(usual.clone()));
+        if implementation_of(format, GridRule::Optimal).is_some() {
+            let best = encode_on(format, GridRule::Optimal, rows, cols, &w, None).unwrap();
+            // The better of two scales of one byte may be that of the other grid.
+            assert!(
+                error(best) <= error(usual) * if format.scale == Scale::F16 { 1.0 } else { 1.05 },
+                "{format}"
+            );
+        }
+    }
+    for rule in [GridRule::MinMax, GridRule::AbsMean] {
+        assert!(error(encode("ternary-g32", GridRule::Optimal)) < error(encode("ternary-g32", rule)));
+    }
+    assert!(
+        error(encode("ternary-asym-g32", GridRule::Optimal))
+            < error(encode("ternary-g32", GridRule::Optimal))
+    );
+    assert!(error(encode("int3-row", GridRule::Optimal)) < 0.7 * error(encode("int3-row", GridRule::MinMax)));
+    let zeros = |rule| encode("ternary-g32", rule).to_f32().iter().filter(|&&q| q == 0.0).count();
+    assert!([GridRule::AbsMean, GridRule::Optimal, GridRule::MinMax].map(zeros).is_sorted_by(|a, b| a < b));
+    for (name, rule) in [
+        ("int4-row", GridRule::AbsMean),
+        ("mxfp4", GridRule::Optimal),
+        ("ternary-asym-row", GridRule::AbsMean),
+    ] {
+        assert!(matches!(encode_on(grouped(name), rule, 0, 0, &[], None), Err(EncodeError::Format(_))));
+    }
 }
 
 #[test]
@@ -149,7 +170,7 @@ fn zero_groups_are_exact() {
     for format in all_formats() {
         let packed = encode_nearest(format, 2, 33, &[0.0; 66], None).unwrap();
         assert_eq!(packed.to_f32(), [0.0; 66]);
-        assert!(packed.scales.iter().all(|&scale| scale == 0));
+        assert!(packed.scales.iter().all(|&scale| scale == 0), "{format}");
     }
 }
 

@@ -34,7 +34,7 @@ fn rungs(weights: usize, saliency: f64) -> Vec<Rung> {
     let rung = |exponent: i32| {
         let error = f64::from(half_power(exponent)).powi(2) / 12.0;
         let bits = (0.25 - 0.5 * error.min(1.0).log2()).max(0.05);
-        let format = Grouped { code: Code::Int(4), group: Grouped::ROW, symmetric: true };
+        let format = Grouped::new(Code::Int(4), Grouped::ROW, true);
         let bytes = (weights as f64 * bits / 8.0) as u64;
         Rung { format, step: half_power(exponent), bytes, cost: saliency * error.min(1.0) }
     };

@@ -135,7 +135,7 @@ fn normal_rungs(weights: usize) -> Vec<Rung> {
             step if step > 0.35 => Code::Int(4),
             _ => Code::Int(8),
         };
-        let format = Grouped { code, group: Grouped::ROW, symmetric: true };
+        let format = Grouped::new(code, Grouped::ROW, true);
         let bytes = (weights as f64 * bits / 8.0).ceil() as u64 + 16;
         Rung { format, step, bytes, cost: weights as f64 * error }
     };

@@ -39,7 +39,7 @@ pub(crate) fn format(name: &str, params: &Params) -> Result<Format, RecipeError>
     let group = group(params)?;
     let symmetric = params.bool("symmetric", Some(false))?;
     let code = CODES.iter().find(|(known, _)| *known == name).map_or(Code::Ternary, |(_, code)| *code);
-    Ok(Format::Grouped(Grouped { code, group, symmetric: symmetric || code == Code::Ternary }))
+    Ok(Format::Grouped(Grouped::new(code, group, symmetric || code == Code::Ternary)))
 }
 
 /// The parameter `codec`: how codes are stored.

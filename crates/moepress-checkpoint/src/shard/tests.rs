@@ -106,7 +106,7 @@ fn packed_matrices_that_do_not_fit_are_refused() {
     refused(infinite, format, "element 4 of scales");
     let mut invalid = packed(format, 3, 40);
     invalid.codes = Codes::Fields([invalid.codes.bytes(), &[0xff; 10]].concat()[10..].to_vec());
-    refused(invalid, format, "row 2 holds code 3");
+    refused(invalid, format, "from row 2 on hold a 3");
     let shards = open(dir.path(), &BTreeMap::new());
     assert!(read_packed(&shards, "w", format, 1, usize::MAX).unwrap_err().to_string().contains("too many"));
 }

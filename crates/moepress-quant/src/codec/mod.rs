@@ -149,29 +149,26 @@ impl Codes {
 
     /// Checks that they are codes of `format` for a matrix of that shape.
     pub(crate) fn check(&self, format: Grouped, rows: usize, cols: usize) -> Result<(), StoredError> {
-        let damaged = |row, reason| Err(StoredError::Codes { row, reason });
         let Some(width) = self.codec().row_bytes(format, cols) else {
             let Self::Entropy(entropy) = self else { return Ok(()) };
-            return entropy.check(rows, cols, format.levels()).or_else(|(row, reason)| damaged(row, reason));
+            let checked = entropy.check(rows, cols, |code| format.has(code));
+            return checked.map_err(|(row, reason)| StoredError::Codes { row, reason });
         };
         let (bytes, expected) = (self.bytes(), rows.saturating_mul(width));
         if bytes.len() != expected {
             return Err(StoredError::Length { part: "codes", expected, found: bytes.len() });
         }
-        let first = |wrong: &dyn Fn(u8) -> bool| bytes.iter().position(|&byte| wrong(byte));
-        match (self.codec(), format.code) {
+        let row_of = |wrong: &dyn Fn(u8) -> bool| Some(bytes.iter().position(|&byte| wrong(byte))? / width);
+        let wrong = match (self.codec(), format.code) {
+            (Codec::Trits, Code::Ternary) => row_of(&|byte| usize::from(byte) >= trits::VALUES)
+                .map(|row| (row, "hold a byte that is no five trits")),
+            (Codec::Trits, _) => Some((0, "are trits, but the format is not ternary")),
             // Two bits that are both set.
-            (Codec::Fields, Code::Ternary) => match first(&|byte| byte & (byte >> 1) & 0x55 != 0) {
-                Some(at) => Err(StoredError::Code { row: at / width, code: 3 }),
-                None => Ok(()),
-            },
-            (Codec::Trits, Code::Ternary) => match first(&|byte| usize::from(byte) >= trits::VALUES) {
-                Some(at) => damaged(at / width, "hold a byte that is no five trits"),
-                None => Ok(()),
-            },
-            (Codec::Trits, _) => damaged(0, "are trits, but the format is not ternary"),
-            _ => Ok(()),
-        }
+            (_, Code::Ternary) => row_of(&|byte| byte & (byte >> 1) & 0x55 != 0).map(|row| (row, "hold a 3")),
+            (_, Code::Fp8) => row_of(&|code| !format.has(code)).map(|row| (row, "hold a NaN")),
+            _ => None,
+        };
+        wrong.map_or(Ok(()), |(row, reason)| Err(StoredError::Codes { row, reason }))
     }
 }
 

@@ -11,8 +11,17 @@ fn grouped(name: &str) -> Grouped {
     }
 }
 
-const FORMATS: [&str; 7] =
-    ["ternary-row", "ternary-g16", "int2-g32", "int3-sym-g64", "int4-row", "int8-g128", "int8-sym-row"];
+const FORMATS: [&str; 9] = [
+    "ternary-row",
+    "ternary-g16",
+    "int2-g32",
+    "int3-sym-g64",
+    "int4-row",
+    "int8-g128",
+    "int8-sym-row",
+    "fp8-row",
+    "mxfp4",
+];
 
 /// Numbers from a seed, as xorshift64* makes them.
 fn random(seed: u64) -> impl FnMut() -> u32 {
@@ -27,7 +36,8 @@ fn random(seed: u64) -> impl FnMut() -> u32 {
 
 /// Codes of which that share is one and the same, and the others fall off from it.
 fn codes(format: Grouped, n: usize, share: f64, seed: u64) -> Vec<u8> {
-    let (mut random, levels) = (random(seed), format.levels() as u32);
+    let (mut random, levels) =
+        (random(seed), (0..=u8::MAX).take_while(|&code| format.has(code)).count() as u32);
     let mut code = || {
         let common = f64::from(random()) / f64::from(u32::MAX) < share || share == 1.0;
         let far = (random() % levels).min(random() % levels).min(random() % levels);
@@ -38,7 +48,9 @@ fn codes(format: Grouped, n: usize, share: f64, seed: u64) -> Vec<u8> {
 
 fn matrix(format: Grouped, rows: usize, cols: usize, codes: Codes) -> Packed {
     let groups = rows * format.row_groups(cols);
-    let scales = (0..groups).map(|at| 0x2c00 + at as u16 % 0x400).collect();
+    let scale =
+        |at: usize| if format == Grouped::MXFP4 { at as u16 % 255 } else { 0x2c00 + at as u16 % 0x400 };
+    let scales = (0..groups).map(scale).collect();
     let offsets = if format.has_offsets() { vec![0xb800; groups] } else { vec![] };
     Packed { format, rows, cols, codes, scales, offsets }
 }
@@ -94,7 +106,7 @@ proptest! {
         prop_assert_eq!(best.codec(), Codec::Entropy);
         let bytes = best.bytes();
         let validated = |bytes: Vec<u8>| {
-            let entropy = Entropy::parse(rows, bytes)?;
+            let entropy = Entropy::parse(rows, cols, bytes)?;
             let packed = matrix(format, rows, cols, Codes::Entropy(entropy));
             Stored::Packed(packed.clone()).validate().map(|()| packed)
         };
@@ -146,7 +158,9 @@ fn the_smallest_codec_is_chosen() {
     for (rows, cols) in [(0, 0), (0, 9), (9, 0)] {
         assert_eq!(check(ternary, rows, cols, &[]), Codec::Fields);
     }
-    assert_eq!(check(ternary, 70, 3000, &vec![1; 210_000]), Codec::Entropy);
+    // All alike, they would be no bytes at all.
+    assert_eq!(check(ternary, 2, 2500, &vec![1; 5000]), Codec::Entropy);
+    assert_eq!(check(ternary, 70, 3000, &vec![1; 210_000]), Codec::Trits);
 }
 
 #[test]
@@ -162,7 +176,15 @@ fn what_cannot_occur_is_refused() {
     );
     trits[7] = 243;
     assert!(error(ternary, Codes::Trits(trits)).contains("from row 2 on hold a byte that is no five trits"));
-    assert!(error(ternary, Codes::Fields(vec![3; 12])).contains("row 0 holds code 3"));
+    assert!(error(ternary, Codes::Fields(vec![3; 12])).contains("from row 0 on hold a 3"));
+    let fp8 = grouped("fp8-row");
+    assert!(
+        error(fp8, Codes::Fields([[0x7e; 20], [0xff; 20], [0; 20]].concat()[..48].to_vec()))
+            .contains("from row 1 on hold a NaN")
+    );
+    assert!(
+        error(fp8, Codes::Entropy(Entropy::encode(12, &[0x7f; 48], usize::MAX).unwrap())).contains("others")
+    );
     let sparse = |rows: usize, cols, levels| {
         let codes: Vec<u8> = (0..rows * cols).map(|at| if at % 17 == 0 { levels } else { 0 }).collect();
         Codes::Entropy(Entropy::encode(cols, &codes, usize::MAX).unwrap())
@@ -170,6 +192,11 @@ fn what_cannot_occur_is_refused() {
     assert!(error(ternary, sparse(4, 12, 3)).contains("are others than the format has"));
     assert!(error(int8, sparse(2000, 12, 9)).contains("of a matrix of another shape"));
     assert!(error(int8, sparse(4, 13, 9)).contains("are cut short or damaged"));
+    let bomb = |cols| Packed { cols, ..matrix(int8, 4, 12, sparse(4, 12, 9)) };
+    for cols in [usize::MAX, 1 << 40, 20_000] {
+        let error = Stored::Packed(bomb(cols)).validate().unwrap_err().to_string();
+        assert!(error.contains("are too many for their bytes"), "{error}");
+    }
 }
 
 #[test]

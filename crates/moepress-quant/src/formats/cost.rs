@@ -1,5 +1,6 @@
 //! What rounding to a format would cost, without encoding.
 
+use super::GridRule;
 use super::encode::{EncodeError, check_area, check_weights, find};
 use crate::Grouped;
 use rayon::prelude::*;
@@ -19,7 +20,7 @@ pub fn rounding_cost(
     row_weight: &[f64],
     col_weight: &[f64],
 ) -> Result<f64, EncodeError> {
-    let implementation = find(format)?;
+    let implementation = find(format, GridRule::usual(format))?;
     check_area("w", rows, cols, w.len())?;
     check_weights("row weights", rows, row_weight)?;
     check_weights("column weights", cols, col_weight)?;

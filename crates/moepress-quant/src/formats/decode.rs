@@ -1,15 +1,17 @@
 //! From packed codes to f32, by table: several codes at once give the levels they stand for.
 
+use super::float::{self, FP8};
 use super::{Grid, implementation};
 use crate::{Code, Grouped};
 
 /// The levels of `CODES` neighbouring codes for each of the `ENTRIES` values of their bits.
 type Table<const CODES: usize, const ENTRIES: usize> = [[f32; CODES]; ENTRIES];
 
-static TERNARY: Table<4, 256> = table([0, 1, -1, 0]);
-static INT2: Table<4, 256> = table([0, 1, 2, 3]);
-static INT3: Table<2, 64> = table([0, 1, 2, 3, 4, 5, 6, 7]);
-static INT4: Table<2, 256> = table([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+static TERNARY: Table<4, 256> = table([0.0, 1.0, -1.0, 0.0]);
+static INT2: Table<4, 256> = table(whole::<4>());
+static INT3: Table<2, 64> = table(whole::<8>());
+static INT4: Table<2, 256> = table(whole::<16>());
+static FP4: Table<2, 256> = table(float::FP4);
 
 /// Reads one packed row into `out`, whose length is the number of columns.
 ///
@@ -21,11 +23,19 @@ pub fn decode_row(format: Grouped, codes: &[u8], scales: &[u16], offsets: &[u16]
     }
     let row = Row { format, codes, scales, offsets };
     match format.code {
+        Code::Ternary if !format.symmetric => row.decode(out, |bytes, grid, out| {
+            let level = |code| two_sided(code & 3, grid);
+            for (out, byte) in out.chunks_mut(4).zip(bytes) {
+                out.iter_mut().enumerate().for_each(|(at, out)| *out = level(byte >> (2 * at)));
+            }
+        }),
         Code::Ternary => row.decode(out, |bytes, grid, out| look_up::<2, _, _>(&TERNARY, bytes, grid, out)),
         Code::Int(2) => row.decode(out, |bytes, grid, out| look_up::<2, _, _>(&INT2, bytes, grid, out)),
         Code::Int(3) => row.decode(out, |bytes, grid, out| look_up::<3, _, _>(&INT3, bytes, grid, out)),
         Code::Int(4) => row.decode(out, |bytes, grid, out| look_up::<4, _, _>(&INT4, bytes, grid, out)),
         Code::Int(_) => row.decode(out, read_bytes),
+        Code::Fp4 => row.decode(out, |bytes, grid, out| look_up::<4, _, _>(&FP4, bytes, grid, out)),
+        Code::Fp8 => row.decode(out, |bytes, grid, out| read_levels(&FP8, bytes, grid, out)),
     }
 }
 
@@ -36,11 +46,16 @@ pub fn decode_codes(format: Grouped, codes: &[u8], scales: &[u16], offsets: &[u1
     }
     let row = Row { format, codes, scales, offsets };
     match format.code {
+        Code::Ternary if !format.symmetric => row.groups(out, format.group, |codes, grid, out| {
+            codes.iter().zip(out).for_each(|(&code, out)| *out = two_sided(code, grid));
+        }),
         Code::Ternary => row.groups(out, format.group, |codes, grid, out| {
             let level = |code: u8| f32::from(code & 1) - f32::from(code >> 1);
             codes.iter().zip(out).for_each(|(&code, out)| *out = grid.scale * level(code) + grid.offset);
         }),
         Code::Int(_) => row.groups(out, format.group, read_bytes),
+        Code::Fp4 => row.groups(out, format.group, |c, grid, out| read_levels(&float::FP4, c, grid, out)),
+        Code::Fp8 => row.groups(out, format.group, |c, grid, out| read_levels(&FP8, c, grid, out)),
     }
 }
 
@@ -69,7 +84,7 @@ impl Row<'_> {
         };
         let groups = out.chunks_mut(self.format.group).zip(self.codes.chunks(width)).zip(self.scales);
         for (group, ((out, bytes), &scale)) in groups.enumerate() {
-            let mut grid = Grid::from_bits(scale, self.offsets.get(group).copied().unwrap_or(0));
+            let mut grid = self.format.grid(scale, self.offsets.get(group).copied().unwrap_or(0));
             grid.offset -= grid.scale * middle;
             read(bytes, grid, out);
         }
@@ -80,6 +95,23 @@ impl Row<'_> {
 #[inline(always)]
 fn read_bytes(bytes: &[u8], grid: Grid, out: &mut [f32]) {
     bytes.iter().zip(out).for_each(|(&code, out)| *out = grid.scale * f32::from(code) + grid.offset);
+}
+
+/// Reads codes of a byte each as scale · level + offset.
+#[inline(always)]
+fn read_levels<const LEVELS: usize>(levels: &[f32; LEVELS], codes: &[u8], grid: Grid, out: &mut [f32]) {
+    let level = |code: u8| levels[usize::from(code) % LEVELS];
+    codes.iter().zip(out).for_each(|(&code, out)| *out = grid.scale * level(code) + grid.offset);
+}
+
+/// The value of a ternary code whose negative level is the offset.
+#[inline(always)]
+fn two_sided(code: u8, grid: Grid) -> f32 {
+    match code {
+        1 => grid.scale,
+        2 => grid.offset,
+        _ => 0.0,
+    }
 }
 
 /// Reads `out.len()` codes of `BITS` bits as scale · level + offset.
@@ -108,16 +140,26 @@ fn look_up<const BITS: usize, const CODES: usize, const ENTRIES: usize>(
     }
 }
 
+/// 0, 1, 2 and so on.
+const fn whole<const LEVELS: usize>() -> [f32; LEVELS] {
+    let (mut levels, mut at) = ([0.0; LEVELS], 0);
+    while at < LEVELS {
+        levels[at] = at as f32;
+        at += 1;
+    }
+    levels
+}
+
 /// The table of codes that stand for `levels`, lowest bits first.
 const fn table<const LEVELS: usize, const CODES: usize, const ENTRIES: usize>(
-    levels: [i8; LEVELS],
+    levels: [f32; LEVELS],
 ) -> Table<CODES, ENTRIES> {
     let mut table = [[0.0; CODES]; ENTRIES];
     let mut entry = 0;
     while entry < ENTRIES {
         let (mut codes, mut at) = (entry, 0);
         while at < CODES {
-            table[entry][at] = levels[codes % LEVELS] as f32;
+            table[entry][at] = levels[codes % LEVELS];
             (codes, at) = (codes / LEVELS, at + 1);
         }
         entry += 1;
@@ -128,40 +170,41 @@ const fn table<const LEVELS: usize, const CODES: usize, const ENTRIES: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Format;
+    use crate::Scale;
     use crate::formats::pack;
     use proptest::prelude::*;
 
     proptest! {
         #[test]
         fn rows_read_as_the_format_defines(
-            name in prop_oneof![Just("ternary"), Just("int2"), Just("int3"), Just("int4"), Just("int8")],
-            symmetric: bool,
-            group in 0..Grouped::GROUPS.len(),
+            at: usize,
             raw in proptest::collection::vec(any::<u8>(), 0..300),
-            parts in proptest::collection::vec((0u16..0x7c00, any::<bool>(), 0u16..0x7c00, any::<bool>()), 19),
+            parts in proptest::collection::vec((any::<u16>(), any::<u16>()), 19),
         ) {
-            let sym = if symmetric && name != "ternary" { "-sym" } else { "" };
-            let Ok(Format::Grouped(format)) = format!("{name}{sym}-row").parse() else { unreachable!() };
-            let group = Grouped::GROUPS[group];
-            let format = Grouped { group, ..format };
+            let all: Vec<Grouped> = Grouped::all().collect();
+            let format = all[at % all.len()];
             let (format_of, groups) = (implementation(format).unwrap(), format.row_groups(raw.len()));
             let codes: Vec<u8> = raw.iter().map(|c| c >> (8 - format.bits())).collect();
             let mut bytes = vec![0; format.row_bytes(codes.len())];
             pack::pack(format.bits(), &codes, &mut bytes);
-            let signed = |bits: u16, minus: bool| bits | u16::from(minus) << 15;
-            let scales: Vec<u16> = parts[..groups].iter().map(|p| signed(p.0, p.1)).collect();
-            let offsets: Vec<u16> = parts[..groups].iter().map(|p| signed(p.2, p.3)).collect();
+            let scale = |bits: u16| match format.scale {
+                Scale::F16 => bits & 0xbbff,
+                Scale::Ue5m3 => bits & 0x3b80,
+                Scale::E8m0 => bits % 255,
+            };
+            let scales: Vec<u16> = parts[..groups].iter().map(|p| scale(p.0)).collect();
+            let offsets: Vec<u16> = parts[..groups].iter().map(|p| p.1 & 0xbbff).collect();
             let offsets = if format.has_offsets() { offsets } else { Vec::new() };
             let mut row = vec![f32::NAN; codes.len()];
             decode_row(format, &bytes, &scales, &offsets, &mut row);
             let mut same = vec![f32::NAN; codes.len()];
             decode_codes(format, &codes, &scales, &offsets, &mut same);
-            for (col, (&code, &weight)) in codes.iter().zip(&row).enumerate() {
+            let has = |(_, (code, _)): &(usize, (&u8, &f32))| format.has(**code);
+            for (col, (&code, &weight)) in codes.iter().zip(&row).enumerate().filter(has) {
                 prop_assert_eq!(weight.to_bits(), same[col].to_bits());
-                let offset = offsets.get(col / group).copied().unwrap_or(0);
-                let grid = Grid::from_bits(scales[col / group], offset);
-                prop_assert_eq!(weight, format_of.value(code, grid), "column {} of {:?}", col, format);
+                let at = col / format.group;
+                let grid = format.grid(scales[at], offsets.get(at).copied().unwrap_or(0));
+                prop_assert_eq!(weight, format_of.value(code, grid), "column {} of {}", col, format);
             }
         }
     }
@@ -169,7 +212,7 @@ mod tests {
     #[test]
     fn no_format_reads_as_nan() {
         let mut out = [0.0; 3];
-        let format = Grouped { code: Code::Int(5), group: 32, symmetric: false };
+        let format = Grouped::new(Code::Int(5), 32, false);
         decode_row(format, &[0; 2], &[0], &[0], &mut out);
         assert!(out.iter().all(|v| v.is_nan()));
     }

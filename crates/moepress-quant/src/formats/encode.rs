@@ -1,15 +1,15 @@
 //! From f32 weights to packed codes: rounding to nearest, and packing what a solver has rounded.
 
-use super::{Grid, GridError, GroupFormat, TernaryGrid, implementation, pack};
+use super::{Grid, GridError, GridRule, GroupFormat, implementation_of, pack};
 use crate::codec::{Codes, Packing};
-use crate::{Code, Format, Grouped, Packed};
+use crate::{Format, Grouped, Packed};
 use rayon::prelude::*;
 
 /// Why a matrix has no encoding.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum EncodeError {
-    /// There is no such format.
-    #[error("{0} is no format that weights can be rounded to")]
+    /// There is no such format, or none with such grids.
+    #[error("{0} is no format that weights can be rounded to, or not with such grids")]
     Format(Format),
     /// A part does not have the length the shape asks for.
     #[error("{part} has {found} elements instead of {expected}")]
@@ -64,34 +64,22 @@ pub fn encode_nearest(
     w: &[f32],
     weights: Option<&[f64]>,
 ) -> Result<Packed, EncodeError> {
-    encode_on(find(format)?, format, rows, cols, w, weights)
+    encode_on(format, GridRule::usual(format), rows, cols, w, weights)
 }
 
-/// As [`encode_nearest`] to ternary codes in groups of `group`, with the scales that `grid` chooses.
+/// As [`encode_nearest`] on grids chosen by `rule`.
 ///
 /// # Errors
-/// As [`encode_nearest`].
-pub fn encode_ternary(
-    grid: TernaryGrid,
-    group: usize,
-    rows: usize,
-    cols: usize,
-    w: &[f32],
-    weights: Option<&[f64]>,
-) -> Result<Packed, EncodeError> {
-    let format = Grouped { code: Code::Ternary, group, symmetric: true };
-    find(format)?;
-    encode_on(&grid, format, rows, cols, w, weights)
-}
-
-fn encode_on(
-    implementation: &dyn GroupFormat,
+/// As [`encode_nearest`]; or the format cannot have grids by that rule.
+pub fn encode_on(
     format: Grouped,
+    rule: GridRule,
     rows: usize,
     cols: usize,
     w: &[f32],
     weights: Option<&[f64]>,
 ) -> Result<Packed, EncodeError> {
+    let implementation = find(format, rule)?;
     check_area("w", rows, cols, w.len())?;
     weights.map_or(Ok(()), |weights| check_weights("column weights", cols, weights))?;
     let mut codes = vec![0; rows * format.row_bytes(cols)];
@@ -129,7 +117,7 @@ fn encode_on(
 ///
 /// # Errors
 /// An unknown format, wrong lengths, a code the format does not have, or a grid whose numbers are not the
-/// finite f16 numbers that [`GroupFormat::fit`] returns.
+/// numbers that [`GroupFormat::fit`] returns.
 pub fn pack_codes(
     format: Grouped,
     rows: usize,
@@ -137,43 +125,36 @@ pub fn pack_codes(
     codes: &[u8],
     grids: &[Grid],
 ) -> Result<Packed, EncodeError> {
-    find(format)?;
+    find(format, GridRule::usual(format))?;
     check_area("codes", rows, cols, codes.len())?;
     check_area("grids", rows, format.row_groups(cols), grids.len())?;
-    if let Some(index) = codes.iter().position(|&code| usize::from(code) >= format.levels()) {
+    if let Some(index) = codes.iter().position(|&code| !format.has(code)) {
         return Err(EncodeError::Code { index, code: codes[index] });
     }
-    let stored = |v: f32| v.is_finite() && half::f16::from_f32(v).to_f32() == v;
-    for (at, grid) in grids.iter().enumerate() {
-        if let Some(value) = [grid.scale, grid.offset].into_iter().find(|&v| !stored(v)) {
-            let (row, group) = (at / format.row_groups(cols), at % format.row_groups(cols));
-            return Err(EncodeError::Grid {
-                row,
-                col: group * format.group,
-                source: GridError::Overflow { value },
-            });
-        }
+    if let Some(at) = grids.iter().position(|&grid| !format.holds(grid)) {
+        let (row, group) = (at / format.row_groups(cols), at % format.row_groups(cols));
+        let Grid { scale, offset } = grids[at];
+        let value = if format.scale.holds(scale) { offset } else { scale };
+        return Err(EncodeError::Grid {
+            row,
+            col: group * format.group,
+            source: GridError::Overflow { value },
+        });
     }
     Ok(packed(format, rows, cols, Codes::pack(format, rows, cols, codes, Packing::Fields), grids))
 }
 
 fn packed(format: Grouped, rows: usize, cols: usize, codes: Codes, grids: &[Grid]) -> Packed {
+    let scales = grids.iter().map(|grid| format.scale.bits(grid.scale)).collect();
     let offsets = match format.has_offsets() {
         true => grids.iter().map(|grid| grid.offset_bits()).collect(),
         false => Vec::new(),
     };
-    Packed {
-        format,
-        rows,
-        cols,
-        codes,
-        scales: grids.iter().map(|grid| grid.scale_bits()).collect(),
-        offsets,
-    }
+    Packed { format, rows, cols, codes, scales, offsets }
 }
 
-pub(crate) fn find(format: Grouped) -> Result<&'static dyn GroupFormat, EncodeError> {
-    implementation(format).ok_or(EncodeError::Format(Format::Grouped(format)))
+pub(crate) fn find(format: Grouped, rule: GridRule) -> Result<&'static dyn GroupFormat, EncodeError> {
+    implementation_of(format, rule).ok_or(EncodeError::Format(Format::Grouped(format)))
 }
 
 pub(crate) fn check_area(

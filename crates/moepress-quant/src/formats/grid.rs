@@ -1,9 +1,10 @@
-//! The grid of one group, in numbers that f16 can hold.
+//! The grid of one group, in numbers that can be stored.
 
+use crate::{Grouped, Scale};
 use half::f16;
 
-/// Scale and offset of a group: f32 numbers that are exactly f16 numbers, so that codes are chosen on the
-/// grid that is stored.
+/// Scale and offset of a group: f32 numbers that are exactly numbers of their stored types, so that codes are chosen
+/// on the grid that is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Grid {
     /// Distance of neighbouring levels. Negative where a format mirrors its levels.
@@ -21,27 +22,101 @@ pub enum GridError {
         /// Position in the group.
         index: usize,
     },
-    /// The scale or the offset is no f16 number.
-    #[error("the group needs {value} as scale or offset, which f16 (up to ±65504) cannot hold")]
+    /// The scale or the offset is no number of its stored type.
+    #[error("the group needs {value} as scale or offset, which its type (f16 goes up to ±65504) cannot hold")]
     Overflow {
         /// The number.
         value: f32,
     },
 }
 
+impl Scale {
+    /// The number that `bits`, as in [`Packed`](crate::Packed), stand for; NaN where they stand for none.
+    pub fn value(self, bits: u16) -> f32 {
+        match (self, bits) {
+            (Self::F16 | Self::Ue5m3, _) => f16::from_bits(bits).to_f32(),
+            // The one power of two that is no normal number.
+            (Self::E8m0, 0) => f32::from_bits(1 << 22),
+            (Self::E8m0, 1..=254) => f32::from_bits(u32::from(bits) << 23),
+            (Self::E8m0, _) => f32::NAN,
+        }
+    }
+
+    /// The bits of a number of this type.
+    pub(crate) fn bits(self, value: f32) -> u16 {
+        match self {
+            Self::F16 | Self::Ue5m3 => f16::from_f32(value).to_bits(),
+            Self::E8m0 => (value.to_bits() >> 23) as u16,
+        }
+    }
+
+    /// The number of this type that is nearest to `value`, if there is one.
+    pub(crate) fn nearest(self, value: f32) -> Option<f32> {
+        let half = f16::from_f32(value);
+        let bits = match self {
+            Self::F16 => half.to_bits(),
+            Self::Ue5m3 => half.to_bits().checked_add(UE5M3_STEP / 2)? & !(UE5M3_STEP - 1),
+            // A mantissa of a half and more rounds up.
+            Self::E8m0 => value.to_bits().checked_add(1 << 22).map(|bits| (bits >> 23) as u16)?,
+        };
+        self.is_number(bits).then(|| self.value(bits))
+    }
+
+    /// Whether `bits` are those of a finite number of this type.
+    pub(crate) fn is_number(self, bits: u16) -> bool {
+        match self {
+            Self::F16 => f16::from_bits(bits).is_finite(),
+            Self::Ue5m3 => bits < 0x7c00 && bits.is_multiple_of(UE5M3_STEP),
+            Self::E8m0 => bits < 255,
+        }
+    }
+
+    /// Whether `value` is a number of this type.
+    pub(crate) fn holds(self, value: f32) -> bool {
+        let bits = self.bits(value);
+        self.is_number(bits) && self.value(bits).to_bits() == value.to_bits()
+    }
+
+    /// The bytes of scales in a file.
+    pub fn to_bytes(self, scales: &[u16]) -> Vec<u8> {
+        match self {
+            Self::F16 => scales.iter().flat_map(|bits| bits.to_le_bytes()).collect(),
+            Self::Ue5m3 => scales.iter().map(|bits| (bits / UE5M3_STEP) as u8).collect(),
+            Self::E8m0 => scales.iter().map(|&bits| bits as u8).collect(),
+        }
+    }
+
+    /// The scales of bytes in a file, as in [`Packed`](crate::Packed).
+    pub fn from_bytes(self, bytes: &[u8]) -> Vec<u16> {
+        match self {
+            Self::F16 => bytes.as_chunks::<2>().0.iter().map(|&bits| u16::from_le_bytes(bits)).collect(),
+            // What is above the largest exponent stays above it.
+            Self::Ue5m3 => bytes.iter().map(|&byte| u16::from(byte) * UE5M3_STEP).collect(),
+            Self::E8m0 => bytes.iter().map(|&byte| u16::from(byte)).collect(),
+        }
+    }
+}
+
+/// The bits of f16 that a scale of type [`Scale::Ue5m3`] does without, and one more than they can hold.
+pub(super) const UE5M3_STEP: u16 = 1 << 7;
+
+impl Grouped {
+    /// The grid that the bits of a scale and of an f16 offset describe.
+    pub fn grid(self, scale: u16, offset: u16) -> Grid {
+        Grid { scale: self.scale.value(scale), offset: f16::from_bits(offset).to_f32() }
+    }
+
+    /// Whether the format can store that grid.
+    pub(super) fn holds(self, grid: Grid) -> bool {
+        self.scale.holds(grid.scale)
+            && Scale::F16.holds(grid.offset)
+            && (self.has_offsets() || grid.offset == 0.0)
+    }
+}
+
 impl Grid {
-    /// The grid that f16 bits describe.
-    pub fn from_bits(scale: u16, offset: u16) -> Self {
-        Self { scale: f16::from_bits(scale).to_f32(), offset: f16::from_bits(offset).to_f32() }
-    }
-
-    /// f16 bits of the scale.
-    pub fn scale_bits(self) -> u16 {
-        f16::from_f32(self.scale).to_bits()
-    }
-
     /// f16 bits of the offset.
-    pub fn offset_bits(self) -> u16 {
+    pub(crate) fn offset_bits(self) -> u16 {
         f16::from_f32(self.offset).to_bits()
     }
 
@@ -54,7 +129,7 @@ impl Grid {
 
 /// The f16 number nearest to `value`.
 pub(super) fn nearest(value: f32) -> Result<f32, GridError> {
-    finite(f16::from_f32(value), value)
+    Scale::F16.nearest(value).ok_or(GridError::Overflow { value })
 }
 
 /// The largest f16 number that is not above `value`.
@@ -132,6 +207,34 @@ mod tests {
         assert_eq!(step(1e6, 15.0), Err(GridError::Overflow { value: 1e6 / 15.0 }));
         assert_eq!(floor(-0.0), Ok(0.0));
         assert_eq!(floor(-1e-9), Ok(-(0.5f32.powi(24))));
+        assert!(Scale::F16.holds(-0.25) && !Scale::F16.holds(0.1) && !Scale::F16.holds(1e6));
+        assert!(Scale::Ue5m3.holds(0.0) && Scale::Ue5m3.holds(61_440.0) && Scale::Ue5m3.holds(1.125));
+        assert!(
+            !Scale::Ue5m3.holds(-1.0) && !Scale::Ue5m3.holds(1.0625) && !Scale::Ue5m3.holds(f32::INFINITY)
+        );
+        assert!(Scale::E8m0.holds(0.25) && !Scale::E8m0.holds(0.0) && !Scale::E8m0.holds(0.75));
+        assert!(
+            Scale::E8m0.holds(2f32.powi(-127))
+                && Scale::E8m0.holds(2f32.powi(127))
+                && !Scale::E8m0.holds(-1.0)
+        );
+        for (scale, bytes) in [
+            (Scale::F16, vec![0x00, 0x3c, 0xff, 0x7b]),
+            (Scale::Ue5m3, vec![0, 0x78, 0xf7]),
+            (Scale::E8m0, vec![0, 254]),
+        ] {
+            let bits = scale.from_bytes(&bytes);
+            assert_eq!(scale.to_bytes(&bits), bytes);
+            assert!(bits.iter().all(|&bits| scale.is_number(bits) && scale.bits(scale.value(bits)) == bits));
+        }
+        for (scale, bytes) in [
+            (Scale::F16, vec![0, 0x7c]),
+            (Scale::Ue5m3, vec![0xf8]),
+            (Scale::Ue5m3, vec![0xff]),
+            (Scale::E8m0, vec![255]),
+        ] {
+            assert!(!scale.is_number(scale.from_bytes(&bytes)[0]));
+        }
         assert_eq!(check_finite(&[0.0, f32::NAN, f32::INFINITY]), Err(GridError::NotFinite { index: 1 }));
     }
 }

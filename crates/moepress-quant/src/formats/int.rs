@@ -1,7 +1,9 @@
 //! Integer codes on an even grid.
 
 use super::grid::{check_finite, floor, nearest, step};
+use super::refine::{descend, least, line};
 use super::{Grid, GridError, GroupFormat};
+use crate::Scale;
 
 /// 2^bits levels from the smallest weight to the largest: offset + scale · code.
 ///
@@ -9,21 +11,44 @@ use super::{Grid, GridError, GroupFormat};
 /// without fused multiply-add.
 pub(super) struct Asymmetric {
     pub(super) bits: u32,
+    /// Whether the levels may leave out the ends for a smaller error.
+    pub(super) optimal: bool,
 }
 
 /// Levels centred on zero: scale · (code − 2^(bits−1)).
 pub(super) struct Symmetric {
     pub(super) bits: u32,
+    /// As of [`Asymmetric`].
+    pub(super) optimal: bool,
+}
+
+/// Sixteenths of the range that an optimal grid may leave out to begin with.
+const LEFT_OUT: std::ops::Range<u8> = 0..12;
+
+impl Asymmetric {
+    /// The grid from `min` to `max`.
+    fn between(&self, min: f32, max: f32) -> Result<Grid, GridError> {
+        let offset = floor(min)?;
+        Ok(Grid { scale: step(max - offset, top(self.bits))?, offset })
+    }
 }
 
 impl GroupFormat for Asymmetric {
     /// The offset is the f16 number at or just below the minimum; the scale reaches the maximum to within
     /// half a step. A group that is one f16 number is exact, with scale zero.
-    fn fit(&self, w: &[f32], _weights: Option<&[f64]>) -> Result<Grid, GridError> {
+    fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
         let Some((min, max)) = extremes(w) else { return Ok(Grid::default()) };
-        let offset = floor(min)?;
-        Ok(Grid { scale: step(max - offset, top(self.bits))?, offset })
+        let all = self.between(min, max)?;
+        if !self.optimal {
+            return Ok(all);
+        }
+        let part = |sixteenths: u8| {
+            let end = (max - min) * (f32::from(sixteenths) / 32.0);
+            self.between(min + end, max - end).ok()
+        };
+        let best = least(self, w, weights, LEFT_OUT.filter_map(part));
+        Ok(best.map_or(all, |best| descend(self, Scale::F16, w, weights, best)))
     }
 
     #[inline]
@@ -34,6 +59,10 @@ impl GroupFormat for Asymmetric {
     #[inline]
     fn value(&self, code: u8, grid: Grid) -> f32 {
         grid.scale * f32::from(code) + grid.offset
+    }
+
+    fn least_squares(&self, scale: Scale, terms: &mut dyn Iterator<Item = (f64, u8, f64)>) -> Option<Grid> {
+        line(scale, true, terms.map(|(target, code, h)| (target, f64::from(code), h)))
     }
 }
 
@@ -48,29 +77,27 @@ impl GroupFormat for Symmetric {
         check_finite(w)?;
         let Some((min, max)) = extremes(w) else { return Ok(Grid::default()) };
         let reach = max.max(-min);
-        if self.bits > 2 {
-            return Ok(Grid { scale: step(reach, top(self.bits - 1))?, offset: 0.0 });
-        }
-        let weights = weights.filter(|h| h.iter().any(|&h| h > 0.0));
-        let error = |grid: Grid| -> f64 {
-            let square = |w: f32| f64::from(w - self.value(self.round(w, grid), grid)).powi(2);
-            match weights {
-                Some(h) => w.iter().zip(h).map(|(&w, h)| h * square(w)).sum(),
-                None => w.iter().map(|&w| square(w)).sum(),
+        let grid = |scale| Grid { scale, offset: 0.0 };
+        let best = if self.bits == 2 {
+            nearest(reach)?;
+            let scales =
+                (3..=8u8).rev().filter_map(|eighths| nearest(reach * (f32::from(eighths) / 8.0)).ok());
+            least(self, w, weights, scales.flat_map(|scale| [grid(scale), grid(-scale)]))
+        } else {
+            let all = step(reach, top(self.bits - 1))?;
+            if !self.optimal {
+                return Ok(grid(all));
             }
+            let part = |sixteenths: u8| {
+                let reach = reach * (1.0 - f32::from(sixteenths) / 16.0);
+                step(reach, top(self.bits - 1)).ok().map(grid)
+            };
+            least(self, w, weights, LEFT_OUT.filter_map(part))
         };
-        let (mut best, mut least) = (Grid::default(), f64::INFINITY);
-        for eighths in (3..=8).rev() {
-            let scale = nearest(reach * (eighths as f32 / 8.0))?;
-            for scale in [scale, -scale] {
-                let grid = Grid { scale, offset: 0.0 };
-                let error = error(grid);
-                if error < least {
-                    (best, least) = (grid, error);
-                }
-            }
-        }
-        Ok(best)
+        Ok(match best {
+            Some(best) if self.optimal => descend(self, Scale::F16, w, weights, best),
+            best => best.map_or(Grid::default(), |(grid, _)| grid),
+        })
     }
 
     #[inline]
@@ -123,14 +150,15 @@ fn extremes(w: &[f32]) -> Option<(f32, f32)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::refine::error;
     use super::*;
     use proptest::prelude::*;
 
     fn formats() -> Vec<(u32, bool, Box<dyn GroupFormat>)> {
         let mut all: Vec<(u32, bool, Box<dyn GroupFormat>)> = Vec::new();
         for bits in [2, 3, 4, 8] {
-            all.push((bits, false, Box::new(Asymmetric { bits })));
-            all.push((bits, true, Box::new(Symmetric { bits })));
+            all.push((bits, false, Box::new(Asymmetric { bits, optimal: false })));
+            all.push((bits, true, Box::new(Symmetric { bits, optimal: false })));
         }
         all
     }
@@ -164,7 +192,7 @@ mod tests {
 
     #[test]
     fn two_symmetric_bits_use_both_sides() {
-        let format = Symmetric { bits: 2 };
+        let format = Symmetric { bits: 2, optimal: false };
         // Levels (−2, −1, 0, 1) · 0.5 and their mirror image.
         for sign in [1.0f32, -1.0] {
             let w = [-1.0, -0.5, 0.0, 0.5].map(|w| w * sign);
@@ -178,6 +206,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn optimal_grids_are_better_or_the_same(
+            group in proptest::collection::vec((-1f32..1.0, 0.0..2.0), 1..=128), power in 1i32..6,
+        ) {
+            let (w, h): (Vec<f32>, Vec<f64>) = group.into_iter().map(|(w, h)| (w.powi(power), h)).unzip();
+            for (bits, h) in [2, 3, 4, 8].into_iter().flat_map(|bits| [(bits, None), (bits, Some(&h[..]))]) {
+                let asymmetric = [false, true].map(|optimal| Asymmetric { bits, optimal });
+                let [usual, best] = asymmetric.map(|format| error(&format, &w, h, format.fit(&w, h).unwrap()));
+                prop_assert!(best <= usual, "int{} {} {}", bits, best, usual);
+                let symmetric = [false, true].map(|optimal| Symmetric { bits, optimal });
+                let [usual, best] = symmetric.map(|format| error(&format, &w, h, format.fit(&w, h).unwrap()));
+                prop_assert!(best <= usual, "int{}-sym {} {}", bits, best, usual);
+            }
+        }
+
         #[test]
         fn error_is_at_most_half_a_step(
             w in proptest::collection::vec(-1f32..1.0, 1..=128), shift in -2f32..2.0, shrink in 0i32..30,
@@ -196,7 +239,8 @@ mod tests {
         #[test]
         fn every_code_is_its_own_nearest(scale in 0x0400u16..0x5000, offset in 0x0000u16..0x3c00, minus: bool) {
             for (bits, symmetric, format) in formats() {
-                let mut grid = Grid::from_bits(scale, if symmetric { 0 } else { offset });
+                let offset = if symmetric { 0.0 } else { Scale::F16.value(offset) };
+                let mut grid = Grid { scale: Scale::F16.value(scale), offset };
                 grid.offset = if minus { -grid.offset } else { grid.offset };
                 // Levels closer than the f32 numbers around the offset are not distinct.
                 prop_assume!(grid.scale > 1e-3 * grid.offset.abs());

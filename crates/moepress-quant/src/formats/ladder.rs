@@ -2,7 +2,7 @@
 
 use super::encode::{EncodeError, check_area, check_weights, find};
 use super::grid::check_finite;
-use super::{Grid, GroupFormat};
+use super::{Grid, GridRule, GroupFormat};
 use crate::codec::{self, Packing};
 use crate::{Code, Grouped};
 use half::f16;
@@ -67,6 +67,10 @@ pub fn half_power(exponent: i32) -> f32 {
     f16::from_f64(2f64.powf(f64::from(exponent) / 2.0)).to_f32()
 }
 
+fn usual(format: Grouped) -> Result<&'static dyn GroupFormat, EncodeError> {
+    find(format, GridRule::usual(format))
+}
+
 struct Matrix<'a> {
     rows: usize,
     cols: usize,
@@ -77,20 +81,20 @@ struct Matrix<'a> {
 
 impl Matrix<'_> {
     fn rung(&self, step: f32, packing: Packing, codes: &mut [u8]) -> Result<Rung, EncodeError> {
-        let of = |code| Grouped { code, group: Grouped::ROW, symmetric: true };
+        let of = |code| Grouped::new(code, Grouped::ROW, true);
         let grid = Grid { scale: step, offset: 0.0 };
         let [narrower @ .., widest] = WIDTHS.map(of);
-        let unclipped = self.cost(find(widest)?, grid);
+        let unclipped = self.cost(usual(widest)?, grid);
         let mut chosen = (widest, unclipped);
         for format in narrower {
-            let cost = self.cost(find(format)?, grid);
+            let cost = self.cost(usual(format)?, grid);
             if cost <= unclipped * (1.0 + CLIPPED) {
                 chosen = (format, cost);
                 break;
             }
         }
         let (format, cost) = chosen;
-        find(format)?.round_group(self.w, grid, codes);
+        usual(format)?.round_group(self.w, grid, codes);
         let bytes = codec::stored_bytes(format, self.rows, self.cols, codes, packing);
         // One scale stands for those of all rows.
         let bytes = bytes - 2 * (self.rows as u64 - 1);
@@ -157,6 +161,7 @@ mod tests {
                 let top = match rung.format.code {
                     Code::Ternary => 1.0,
                     Code::Int(bits) => f32::from((1u8 << (bits - 1)) - 1),
+                    other => panic!("{other:?}"),
                 };
                 f64::from(w - rung.step * level.min(top))
             };

@@ -3,25 +3,29 @@
 //! Fitting a grid, rounding a weight and reading a code are separate, so that a solver which changes the
 //! weights between columns (GPTQ) uses the same formats as plain rounding ([`encode_nearest`]).
 
+mod byte_scale;
 mod cost;
 mod decode;
 mod encode;
+mod float;
 mod grid;
 mod int;
 mod ladder;
 pub(crate) mod pack;
+mod refine;
 mod ternary;
 
 pub use cost::rounding_cost;
 pub use decode::{decode_codes, decode_row};
-pub use encode::{EncodeError, encode_nearest, encode_ternary, pack_codes};
+pub use encode::{EncodeError, encode_nearest, encode_on, pack_codes};
 pub(crate) use encode::{check_area, find};
 pub(crate) use grid::check_finite;
 pub use grid::{Grid, GridError};
 pub use ladder::{Rung, half_power, ladder};
-pub use ternary::TernaryGrid;
 
-use crate::{Code, Grouped};
+use crate::{Code, Grouped, Scale};
+use byte_scale::ByteScale;
+use serde::{Deserialize, Serialize};
 
 /// The longest group but for [`Grouped::ROW`].
 pub(crate) const MAX_GROUP: usize = 128;
@@ -44,6 +48,14 @@ pub trait GroupFormat: Sync {
     /// What `code` stands for on `grid`.
     fn value(&self, code: u8, grid: Grid) -> f32;
 
+    /// The grid nearest to that of least Σ h (target − value)² for codes that stay as they are, of terms (target, code,
+    /// h), with a scale of that type; `None` where there is none.
+    fn least_squares(&self, scale: Scale, terms: &mut dyn Iterator<Item = (f64, u8, f64)>) -> Option<Grid> {
+        let unit = Grid { scale: 1.0, offset: 0.0 };
+        let level = |(target, code, h)| (target, f64::from(self.value(code, unit)), h);
+        refine::line(scale, false, terms.map(level))
+    }
+
     /// [`round`](Self::round) for every weight of a group.
     fn round_group(&self, w: &[f32], grid: Grid, codes: &mut [u8]) {
         w.iter().zip(codes).for_each(|(&w, code)| *code = self.round(w, grid));
@@ -63,23 +75,91 @@ pub trait GroupFormat: Sync {
     }
 }
 
-/// The implementation of a format, or `None` where there is no such format.
+/// How the grid of a group is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GridRule {
+    /// Of least (weighted) squared error, or near it: what ternary codes have unless told.
+    Optimal,
+    /// The levels reach from the smallest weight to the largest, for ternary codes as in QMoE (arXiv 2310.16795): what
+    /// all other codes have unless told.
+    MinMax,
+    /// Ternary, symmetric: the scale is the mean magnitude, as in BitNet b1.58 (arXiv 2402.17764).
+    AbsMean,
+}
+
+impl GridRule {
+    /// Its name in recipes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Optimal => "optimal",
+            Self::MinMax => "min_max",
+            Self::AbsMean => "absmean",
+        }
+    }
+
+    /// All rules.
+    pub const ALL: [Self; 3] = [Self::Optimal, Self::MinMax, Self::AbsMean];
+
+    /// What a format has unless told.
+    pub const fn usual(format: Grouped) -> Self {
+        match format.code {
+            Code::Ternary => Self::Optimal,
+            _ => Self::MinMax,
+        }
+    }
+}
+
+/// The implementation of a format with the usual rule for its grids, or `None` where there is no such format.
 ///
 /// A call through it costs one indirection: work on groups rather than on single weights.
 pub fn implementation(format: Grouped) -> Option<&'static dyn GroupFormat> {
-    if !Grouped::GROUPS.contains(&format.group) {
+    implementation_of(format, GridRule::usual(format))
+}
+
+/// As [`implementation`] with another rule; `None` as well where the format cannot have it.
+pub fn implementation_of(format: Grouped, rule: GridRule) -> Option<&'static dyn GroupFormat> {
+    macro_rules! scaled {
+        ($of:expr) => {
+            match format.scale {
+                Scale::Ue5m3 => &ByteScale($of),
+                _ => &$of,
+            }
+        };
+    }
+    macro_rules! int {
+        ($of:ident, $bits:expr) => {
+            match rule {
+                GridRule::MinMax => scaled!(int::$of { bits: $bits, optimal: false }),
+                GridRule::Optimal => scaled!(int::$of { bits: $bits, optimal: true }),
+                GridRule::AbsMean => return None,
+            }
+        };
+    }
+    if !format.exists() {
         return None;
     }
     Some(match (format.code, format.symmetric) {
-        (Code::Ternary, true) => &TernaryGrid::Optimal,
-        (Code::Int(2), false) => &int::Asymmetric { bits: 2 },
-        (Code::Int(3), false) => &int::Asymmetric { bits: 3 },
-        (Code::Int(4), false) => &int::Asymmetric { bits: 4 },
-        (Code::Int(8), false) => &int::Asymmetric { bits: 8 },
-        (Code::Int(2), true) => &int::Symmetric { bits: 2 },
-        (Code::Int(3), true) => &int::Symmetric { bits: 3 },
-        (Code::Int(4), true) => &int::Symmetric { bits: 4 },
-        (Code::Int(8), true) => &int::Symmetric { bits: 8 },
+        (Code::Ternary, true) => match rule {
+            GridRule::Optimal => scaled!(ternary::Symmetric::Optimal),
+            GridRule::MinMax => scaled!(ternary::Symmetric::MinMax),
+            GridRule::AbsMean => scaled!(ternary::Symmetric::AbsMean),
+        },
+        (Code::Ternary, false) => match rule {
+            GridRule::Optimal => scaled!(ternary::Asymmetric::Optimal),
+            GridRule::MinMax => scaled!(ternary::Asymmetric::MinMax),
+            GridRule::AbsMean => return None,
+        },
+        (Code::Int(2), false) => int!(Asymmetric, 2),
+        (Code::Int(3), false) => int!(Asymmetric, 3),
+        (Code::Int(4), false) => int!(Asymmetric, 4),
+        (Code::Int(8), false) => int!(Asymmetric, 8),
+        (Code::Int(2), true) => int!(Symmetric, 2),
+        (Code::Int(3), true) => int!(Symmetric, 3),
+        (Code::Int(4), true) => int!(Symmetric, 4),
+        (Code::Int(8), true) => int!(Symmetric, 8),
+        (Code::Fp4, true) if rule == GridRule::MinMax => &float::Fp4,
+        (Code::Fp8, true) if rule == GridRule::MinMax => scaled!(float::Fp8),
         _ => return None,
     })
 }

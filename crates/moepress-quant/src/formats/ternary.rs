@@ -1,29 +1,37 @@
-//! Ternary codes: {−a, 0, a}, and the ways to choose a.
+//! Ternary codes: {−a, 0, a} or {−b, 0, a}, and the ways to choose a and b. Codes 0, 1, 2 stand for 0, a and the negative
+//! level; code 3 is never written.
 
 use super::grid::{check_finite, nearest};
+use super::refine::some_count;
 use super::{Grid, GridError, GroupFormat};
+use crate::Scale;
 
-/// How the scale of a ternary group is chosen. Codes 0, 1, 2 stand for 0, +a, −a; code 3 is never written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum TernaryGrid {
+/// Levels −a, 0, a: the grid's scale is a.
+pub(super) enum Symmetric {
     /// The scale of least (weighted) squared error.
-    #[default]
     Optimal,
-    /// The mean magnitude: BitNet b1.58 (arXiv 2402.17764).
+    /// The largest magnitude.
+    MinMax,
+    /// The mean magnitude.
     AbsMean,
-    /// The largest magnitude: the levels of QMoE (arXiv 2310.16795), whose extremes of either sign are one
-    /// number here.
-    AbsMax,
 }
 
-impl GroupFormat for TernaryGrid {
+/// Levels −b, 0, a: the grid's scale is a, its offset −b.
+pub(super) enum Asymmetric {
+    /// Those of least (weighted) squared error: positive and negative weights do not share a level.
+    Optimal,
+    /// The largest and the smallest weight.
+    MinMax,
+}
+
+impl GroupFormat for Symmetric {
     /// Only [`Optimal`](Self::Optimal) heeds `weights`.
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
         let scale = match self {
-            Self::Optimal => optimal_scale(w, weights.filter(|h| h.iter().any(|&h| h > 0.0))),
+            Self::Optimal => optimal_scale(w, some_count(weights), |_| true),
             Self::AbsMean => w.iter().map(|w| f64::from(w.abs())).sum::<f64>() / w.len().max(1) as f64,
-            Self::AbsMax => f64::from(w.iter().fold(0f32, |max, w| max.max(w.abs()))),
+            Self::MinMax => f64::from(w.iter().fold(0f32, |max, w| max.max(w.abs()))),
         };
         Ok(Grid { scale: nearest(scale as f32)?, offset: 0.0 })
     }
@@ -40,12 +48,50 @@ impl GroupFormat for TernaryGrid {
     }
 }
 
-/// The scale of least squared error: for weights of sorted magnitude the support is a prefix, and a prefix with
-/// mean a gains (Σ h|w|)² / Σ h over all zeros.
-fn optimal_scale(w: &[f32], weights: Option<&[f64]>) -> f64 {
+impl GroupFormat for Asymmetric {
+    /// Only [`Optimal`](Self::Optimal) heeds `weights`.
+    fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
+        check_finite(w)?;
+        let level = |sign: f32| match self {
+            Self::Optimal => optimal_scale(w, some_count(weights), |w| w * sign > 0.0) as f32,
+            Self::MinMax => w.iter().fold(0f32, |max, w| max.max(w * sign)),
+        };
+        // 0 − 0 rather than −0.
+        Ok(Grid { scale: nearest(level(1.0))?, offset: 0.0 - nearest(level(-1.0))? })
+    }
+
+    #[inline]
+    fn round(&self, w: f32, grid: Grid) -> u8 {
+        let above = (2.0 * w > grid.scale) & (grid.scale > 0.0);
+        let below = (2.0 * w < grid.offset) & (grid.offset < 0.0);
+        u8::from(above) | u8::from(below) << 1
+    }
+
+    #[inline]
+    fn value(&self, code: u8, grid: Grid) -> f32 {
+        [0.0, grid.scale, grid.offset, 0.0][usize::from(code & 3)]
+    }
+
+    /// The two levels are means of their own weights.
+    fn least_squares(&self, scale: Scale, terms: &mut dyn Iterator<Item = (f64, u8, f64)>) -> Option<Grid> {
+        let mut sums = [(0.0, 0.0); 3];
+        for (target, code, h) in terms {
+            if let Some((sum, mass)) = sums.get_mut(usize::from(code)) {
+                (*sum, *mass) = (*sum + h * target, *mass + h);
+            }
+        }
+        let [_, above, below] = sums.map(|(sum, mass)| if mass > 0.0 { sum / mass } else { 0.0 });
+        let scale = scale.nearest(above.max(0.0) as f32)?;
+        Some(Grid { scale, offset: Scale::F16.nearest(below.min(0.0) as f32)? })
+    }
+}
+
+/// The scale of least squared error for the weights that are `meant`: of those, sorted by magnitude, the support is a
+/// prefix, and a prefix with mean a gains (Σ h|w|)² / Σ h over all zeros.
+fn optimal_scale(w: &[f32], weights: Option<&[f64]>, meant: impl Fn(f32) -> bool) -> f64 {
     // Magnitude above, inverted index below: one integer sorts by magnitude, ties by index.
     let key = |(i, w): (usize, &f32)| u64::from(w.abs().to_bits()) << 32 | u64::from(!(i as u32));
-    let mut keys: Vec<u64> = w.iter().enumerate().map(key).collect();
+    let mut keys: Vec<u64> = w.iter().enumerate().filter(|(_, w)| meant(**w)).map(key).collect();
     keys.sort_unstable_by(|a, b| b.cmp(a));
 
     let (mut sum, mut mass) = (0.0, 0.0);
@@ -64,7 +110,8 @@ fn optimal_scale(w: &[f32], weights: Option<&[f64]>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::TernaryGrid::Optimal;
+    use super::super::refine;
+    use super::Symmetric::Optimal;
     use super::*;
     use proptest::prelude::*;
 
@@ -92,16 +139,40 @@ mod tests {
         assert!((grid.scale - 0.7).abs() < 1e-3);
         assert_eq!(w.map(|w| Optimal.round(w, grid)), [1, 2, 0, 0, 0]);
         assert!((error(&w, &[1.0; 5], grid) - 0.0929).abs() < 1e-3);
+        let grid = Asymmetric::Optimal.fit(&w, None).unwrap();
+        assert!((grid.scale - 0.9).abs() < 1e-3 && (grid.offset + 0.5).abs() < 1e-3);
+        assert!((refine::error(&Asymmetric::Optimal, &w, None, grid) - 0.0129).abs() < 1e-3);
+        assert_eq!(Asymmetric::MinMax.fit(&w, None), Ok(grid), "of these weights");
+        let grid = Symmetric::AbsMean.fit(&w, None).unwrap();
+        assert!((grid.scale - 0.314).abs() < 1e-3);
+        assert_eq!(w.map(|w| Optimal.round(w, grid)), [1, 2, 0, 0, 0]);
+        assert!((error(&w, &[1.0; 5], grid) - 0.3909).abs() < 1e-3);
+    }
+
+    #[test]
+    fn one_sided_groups() {
+        let w = [0.5, 0.25, 0.0, 1.0];
+        for format in [Asymmetric::Optimal, Asymmetric::MinMax] {
+            let grid = format.fit(&w, None).unwrap();
+            assert!(grid.scale > 0.0 && grid.offset.to_bits() == 0);
+            let mirrored = format.fit(&w.map(|w| -w), None).unwrap();
+            assert_eq!((mirrored.scale, mirrored.offset), (0.0, -grid.scale));
+            assert_eq!(format.round(-1.0, grid), 0);
+            assert_eq!(format.round(-1.0, mirrored), 2);
+            assert_eq!(format.fit(&[], None), Ok(Grid::default()));
+            assert_eq!(format.fit(&[0.0, f32::NAN], None), Err(GridError::NotFinite { index: 1 }));
+            assert!(matches!(format.fit(&[-1e6], None), Err(GridError::Overflow { .. })));
+        }
     }
 
     #[test]
     fn other_scales() {
         let w = [0.75, -0.5, 0.25, 0.0];
-        let scale = |grid: TernaryGrid| grid.fit(&w, Some(&[1.0, 0.0, 0.0, 0.0])).unwrap().scale;
-        assert_eq!(scale(TernaryGrid::AbsMean), 0.375);
-        assert_eq!(scale(TernaryGrid::AbsMax), 0.75);
+        let scale = |grid: Symmetric| grid.fit(&w, Some(&[1.0, 0.0, 0.0, 0.0])).unwrap().scale;
+        assert_eq!(scale(Symmetric::AbsMean), 0.375);
+        assert_eq!(scale(Symmetric::MinMax), 0.75);
         assert_eq!(scale(Optimal), 0.75, "only the first weight counts");
-        for grid in [TernaryGrid::AbsMean, TernaryGrid::AbsMax] {
+        for grid in [Symmetric::AbsMean, Symmetric::MinMax] {
             assert_eq!(grid.fit(&[], None), Ok(Grid::default()));
             assert_eq!(grid.fit(&[0.0, f32::NAN], None), Err(GridError::NotFinite { index: 1 }));
             assert!(matches!(grid.fit(&[-1e6], None), Err(GridError::Overflow { .. })));
@@ -136,7 +207,13 @@ mod tests {
             let grid = Optimal.fit(&w, Some(&h)).unwrap();
             let energy: f64 = w.iter().zip(&h).map(|(&w, h)| h * f64::from(w).powi(2)).sum();
             prop_assert!((error(&w, &h, grid) - brute_force(&w, &h)).abs() <= 1e-6 * energy + 1e-12);
-            for other in [TernaryGrid::AbsMean, TernaryGrid::AbsMax] {
+            // Either sign on its own, and so no worse than both together.
+            let sides = Asymmetric::Optimal.fit(&w, Some(&h)).unwrap();
+            let of = |sign: f32| -> Vec<f32> { w.iter().map(|w| (w * sign).max(0.0)).collect() };
+            let separate = brute_force(&of(1.0), &h) + brute_force(&of(-1.0), &h);
+            let found = refine::error(&Asymmetric::Optimal, &w, Some(&h), sides);
+            prop_assert!((found - separate).abs() <= 1e-6 * energy + 1e-12, "{} {}", found, separate);
+            for other in [Symmetric::AbsMean, Symmetric::MinMax] {
                 let other = other.fit(&w, Some(&h)).unwrap();
                 prop_assert!(error(&w, &h, grid) <= error(&w, &h, other) + 1e-6 * energy + 1e-12);
             }

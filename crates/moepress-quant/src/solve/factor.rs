@@ -2,6 +2,7 @@
 
 use super::SolveError;
 use super::ldl::{Block, Matrix, WIDTH};
+use crate::formats::GridRule;
 
 /// How [`Factor::new`] treats the gram.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,11 +15,13 @@ pub struct Options {
     pub act_order: bool,
     /// Grids are fitted with the squared error of each column weighted by its diagonal element.
     pub weighted: bool,
+    /// How grids are chosen; `None`: as is usual for the format.
+    pub grid: Option<GridRule>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { damp: 0.01, act_order: false, weighted: false }
+        Self { damp: 0.01, act_order: false, weighted: false, grid: None }
     }
 }
 

@@ -4,7 +4,7 @@
 use super::strip::{LANES, Shared, Strip};
 use super::{Curvature, Factor, SolveError};
 use crate::formats::EncodeError;
-use crate::formats::{Grid, GroupFormat, check_area, check_finite, find, pack_codes};
+use crate::formats::{Grid, GridRule, GroupFormat, check_area, check_finite, find, pack_codes};
 use crate::{Format, Grouped, Packed};
 use std::ops::Range;
 
@@ -77,9 +77,8 @@ impl<'a> Layout<'a> {
         let mut first = 0;
         let groups = runs.iter().map(|run| {
             let wrong = run.format.has_offsets() || run.format.group != Grouped::ROW;
-            let format = find(run.format)?;
-            let stored = half::f16::from_f32(run.step);
-            if wrong || !stored.is_finite() || run.step <= 0.0 || stored.to_f32() != run.step {
+            let format = find(run.format, GridRule::usual(run.format))?;
+            if wrong || run.step <= 0.0 || !run.format.scale.holds(run.step) {
                 return Err(SolveError::Step { format: Format::Grouped(run.format), step: run.step });
             }
             first += run.cols;
@@ -113,7 +112,8 @@ impl Factor {
     /// An unknown format, a wrong length, or the first group (by row, then column) that holds NaN or infinity
     /// or needs a scale beyond f16.
     pub fn solve(&self, format: Grouped, rows: usize, w: &[f32]) -> Result<(Packed, Report), SolveError> {
-        let layout = Layout::of_groups(find(format)?, format.group, self.cols);
+        let rule = self.options.grid.unwrap_or(GridRule::usual(format));
+        let layout = Layout::of_groups(find(format, rule)?, format.group, self.cols);
         let (solution, report) = self.solve_in(&layout, rows, w)?;
         Ok((pack_codes(format, rows, self.cols, &solution.codes, &solution.grids)?, report))
     }

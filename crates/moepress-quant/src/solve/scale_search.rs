@@ -5,8 +5,8 @@
 //! splitting alternates between the part E of the error that is left to outliers, a shrinkage, and the grid
 //! of least squares for W − E. The paper moves the zero point only; here the scale moves as well.
 
-use crate::formats::{EncodeError, Grid, GroupFormat, check_area, find, pack_codes};
-use crate::{Grouped, Packed};
+use crate::formats::{EncodeError, Grid, GridRule, GroupFormat, check_area, find, pack_codes};
+use crate::{Grouped, Packed, Scale};
 use rayon::prelude::*;
 
 /// p of the norm, the paper's.
@@ -41,7 +41,7 @@ pub fn search_scales(
     cols: usize,
     w: &[f32],
 ) -> Result<(Packed, SearchReport), EncodeError> {
-    let implementation = find(format)?;
+    let implementation = find(format, GridRule::usual(format))?;
     check_area("w", rows, cols, w.len())?;
     let (mut codes, mut grids) = (vec![0; w.len()], vec![Grid::default(); rows * format.row_groups(cols)]);
     let mut total = SearchReport::default();
@@ -76,7 +76,7 @@ fn search_row(
         let col = at * format.group;
         let first = implementation.fit(w, None);
         let first = first.map_err(|source| EncodeError::Grid { row, col, source })?;
-        let (best, error, error_nearest) = search(implementation, format.has_offsets(), w, first);
+        let (best, error, error_nearest) = search(implementation, format.scale, w, first);
         *grid = best;
         implementation.round_group(w, best, codes);
         sum.error += error;
@@ -86,9 +86,8 @@ fn search_row(
 }
 
 /// The best grid met, its error, and that of `first`.
-fn search(format: &dyn GroupFormat, offsets: bool, w: &[f32], first: Grid) -> (Grid, f64, f64) {
-    let (mut codes, mut values, mut levels) = (vec![0; w.len()], vec![0.0; w.len()], vec![0.0; w.len()]);
-    let unit = Grid { scale: 1.0, offset: 0.0 };
+fn search(format: &dyn GroupFormat, scale: Scale, w: &[f32], first: Grid) -> (Grid, f64, f64) {
+    let (mut codes, mut values) = (vec![0; w.len()], vec![0.0; w.len()]);
     let step = f64::from(first.scale.abs());
     let (mut grid, mut best, mut least, mut error_nearest) = (first, first, f64::INFINITY, 0.0);
     let mut stiffness = STIFFNESS;
@@ -105,13 +104,13 @@ fn search(format: &dyn GroupFormat, offsets: bool, w: &[f32], first: Grid) -> (G
         if step == 0.0 || alternation == ALTERNATIONS {
             break;
         }
-        format.group_values(&codes, unit, &mut levels);
-        let targets = w.iter().zip(&values).map(|(&w, &v)| {
+        let mut targets = w.iter().zip(&values).zip(&codes).map(|((&w, &v), &code)| {
             let error = f64::from(w - v);
-            f64::from(w) - step * shrink(error / step, stiffness)
+            (f64::from(w) - step * shrink(error / step, stiffness), code, 1.0)
         });
-        // Beyond f16, or with all weights on one level, there is nowhere to go.
-        let Some(next) = least_squares(targets, &levels, offsets).filter(|next| *next != grid) else { break };
+        // Beyond what can be stored, or with all weights on one level, there is nowhere to go.
+        let next = format.least_squares(scale, &mut targets);
+        let Some(next) = next.filter(|next| *next != grid) else { break };
         grid = next;
         stiffness *= GROWTH;
     }
@@ -124,43 +123,9 @@ fn shrink(error: f64, stiffness: f64) -> f64 {
     if size == 0.0 { 0.0 } else { error.signum() * (size - size.powf(NORM - 1.0) / stiffness).max(0.0) }
 }
 
-/// The f16 grid nearest to that of least Σ (target − scale · level − offset)².
-fn least_squares(targets: impl Iterator<Item = f64>, levels: &[f32], offsets: bool) -> Option<Grid> {
-    let (mut n, mut l, mut t, mut ll, mut lt) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    for (target, &level) in targets.zip(levels) {
-        let level = f64::from(level);
-        n += 1.0;
-        l += level;
-        t += target;
-        ll += level * level;
-        lt += level * target;
-    }
-    let (mean_l, mean_t) = if offsets { (l / n, t / n) } else { (0.0, 0.0) };
-    let scale = (lt - mean_l * mean_t * n) / (ll - mean_l * mean_l * n);
-    let stored = |value: f64| {
-        let value = half::f16::from_f64(value).to_f32();
-        value.is_finite().then_some(value)
-    };
-    let scale = stored(scale).filter(|&scale| scale != 0.0)?;
-    // The offset that is best for the scale as stored.
-    Some(Grid { scale, offset: stored(mean_t - f64::from(scale) * mean_l)? })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn least_squares_is_exact_on_a_line() {
-        let levels = [0.0f32, 1.0, 2.0, 3.0, 1.0];
-        let line = |l: f32| f64::from(0.5 * l - 2.0);
-        let grid = least_squares(levels.iter().map(|&l| line(l)), &levels, true);
-        assert_eq!(grid, Some(Grid { scale: 0.5, offset: -2.0 }));
-        let through = least_squares(levels.iter().map(|&l| f64::from(0.25 * l)), &levels, false);
-        assert_eq!(through, Some(Grid { scale: 0.25, offset: 0.0 }));
-        assert_eq!(least_squares([1.0, 2.0].into_iter(), &[3.0, 3.0], true), None, "one level");
-        assert_eq!(least_squares([1e9].into_iter(), &[1.0], false), None, "beyond f16");
-    }
 
     #[test]
     fn shrinking_keeps_outliers_only() {

@@ -220,8 +220,9 @@ fn add_cost(cost: &mut [f64; LANES], value: &Lanes, factor: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::TernaryGrid;
+    use crate::formats::implementation;
     use crate::solve::Options;
+    use crate::{Code, Grouped};
 
     #[test]
     fn vectors_of_any_width_give_the_same_bits() {
@@ -232,7 +233,8 @@ mod tests {
             .collect();
         let factor = Factor::new(&gram, cols, Options::default()).unwrap();
         let w: Vec<f32> = (0..3 * LANES * cols).map(noise).collect();
-        let layout = Layout::of_groups(&TernaryGrid::Optimal, group, cols);
+        let format = implementation(Grouped::new(Code::Ternary, group, true)).unwrap();
+        let layout = Layout::of_groups(format, group, cols);
         let shared = Shared { factor: &factor, layout: &layout };
         let strips = || -> Vec<Strip> {
             let load = |w: &[f32]| {

@@ -3,7 +3,7 @@
 use moepress_quant::solve::{Factor, Options, Report};
 use moepress_quant::{Format, Grouped, Packed};
 
-pub(crate) const FORMATS: [&str; 13] = [
+pub(crate) const FORMATS: [&str; 17] = [
     "ternary-g32",
     "ternary-g128",
     "int2-g64",
@@ -17,6 +17,10 @@ pub(crate) const FORMATS: [&str; 13] = [
     "ternary-row",
     "int4-row",
     "int3-sym-g16",
+    "ternary-asym-g32",
+    "int4-row-ue5m3",
+    "fp8-g64",
+    "mxfp4",
 ];
 
 pub(crate) fn grouped(name: &str) -> Grouped {

@@ -1,7 +1,7 @@
 //! Grams of little rank or with dead columns, and what is no gram or no weight.
 
 use crate::common::{FORMATS, gram, grouped, identity, noise, objective, solve};
-use moepress_quant::formats::{EncodeError, Grid, GridError, encode_nearest, implementation};
+use moepress_quant::formats::{EncodeError, GridError, encode_nearest, implementation};
 use moepress_quant::solve::{Curvature, Factor, Options, SolveError};
 use moepress_quant::{Code, Grouped};
 
@@ -37,8 +37,7 @@ fn dead_columns_are_rounded_not_zeroed() {
             for (row, q) in q.chunks(cols).enumerate() {
                 for col in dead {
                     let at = row * groups + col / format.group;
-                    let grid =
-                        Grid::from_bits(packed.scales[at], packed.offsets.get(at).copied().unwrap_or(0));
+                    let grid = format.grid(packed.scales[at], packed.offsets.get(at).copied().unwrap_or(0));
                     let nearest = rounding.value(rounding.round(w[row * cols + col], grid), grid);
                     assert_eq!(q[col], nearest, "{name} row {row} column {col}");
                 }

@@ -9,7 +9,7 @@ mod runs;
 
 use common::{FORMATS, diagonal, gram, grouped, identity, noise, objective, solve};
 use moepress_quant::Stored;
-use moepress_quant::formats::{Grid, encode_nearest};
+use moepress_quant::formats::encode_nearest;
 use moepress_quant::solve::{Curvature, Factor, Options};
 use proptest::prelude::*;
 use rayon::prelude::*;
@@ -23,7 +23,8 @@ fn agrees_with_the_published_loop() {
         let (gram, w) = (gram(seed as u64 * 7, cols, 2 * cols), noise(seed as u64, rows * cols));
         for name in FORMATS {
             for (act_order, weighted) in [(false, false), (true, false), (false, true), (true, true)] {
-                let (format, options) = (grouped(name), Options { damp: 0.01, act_order, weighted });
+                let (format, options) =
+                    (grouped(name), Options { act_order, weighted, ..Options::default() });
                 let (packed, report) = solve(&gram, options, format, rows, &w);
                 let (ours, theirs) = (packed.to_f32(), reference(&gram, options, format, &w));
                 rows_equal += ours.chunks(cols).zip(theirs.chunks(cols)).filter(|(a, b)| a == b).count();
@@ -54,7 +55,7 @@ fn identity_is_rounding_to_nearest() {
         let nearest = encode_nearest(format, rows, cols, &w, None).unwrap();
         let plain = objective(&identity(cols), &w, &nearest.to_f32());
         for (act_order, weighted) in [(false, false), (true, false), (false, true), (true, true)] {
-            let options = Options { damp: 0.01, act_order, weighted };
+            let options = Options { act_order, weighted, ..Options::default() };
             for (gram, curvature) in [
                 (&identity(cols), Curvature::Gram { damp: 0.01, tries: 1 }),
                 (&scaled, Curvature::Gram { damp: 3e7, tries: 1 }),
@@ -88,7 +89,7 @@ fn three_weights_are_never_below_the_optimum() {
         for act_order in [false, true] {
             let options = Options { act_order, ..Options::default() };
             let (packed, report) = solve(&gram, options, format, 1, &w);
-            let grid = Grid::from_bits(packed.scales[0], 0);
+            let grid = format.grid(packed.scales[0], 0);
             let value = |code: usize| (code as f32 - 1.0) * grid.scale;
             let candidates = (0..27).map(|c| objective(&gram, &w, &[c / 9, c / 3 % 3, c % 3].map(value)));
             let optimum = candidates.fold(f64::INFINITY, f64::min);
@@ -160,7 +161,7 @@ proptest! {
         act_order: bool, weighted: bool, ternary_damp: bool, name in 0..FORMATS.len(),
     ) {
         let (gram, w) = (gram(seed, cols, tokens), noise(seed + 9, rows * cols));
-        let options = Options { damp: if ternary_damp { 0.1 } else { 0.01 }, act_order, weighted };
+        let options = Options { damp: if ternary_damp { 0.1 } else { 0.01 }, act_order, weighted, grid: None };
         let format = grouped(FORMATS[name]);
         let (packed, report) = solve(&gram, options, format, rows, &w);
         prop_assert_eq!(Stored::Packed(packed.clone()).validate(), Ok(()));

@@ -390,7 +390,7 @@ mod tests {
         let verdict = gate("nll>100").judge(&unmeasured, None);
         assert_eq!((verdict.failed, verdict.value, verdict.bound), (true, None, Some(100.0)));
         assert_eq!(verdict.line(), Some("nll>100 (not measured)".to_owned()));
-        let failed = gate("bpw<=5").judge(&report, None);
-        assert!(failed.line().unwrap().starts_with("bpw<=5 (measured "), "{failed:?}");
+        let failed = gate("bpw<=16").judge(&report, None);
+        assert!(failed.line().unwrap().starts_with("bpw<=16 (measured "), "{failed:?}");
     }
 }

@@ -90,8 +90,8 @@ impl Factors<'_> {
 
 fn options(rounding: Rounding) -> Options {
     match rounding {
-        Rounding::Gptq { damp, act_order, .. } => Options { damp, act_order, weighted: false },
-        Rounding::Within { damp, .. } => Options { damp, act_order: false, weighted: false },
+        Rounding::Gptq { damp, act_order, .. } => Options { damp, act_order, ..Options::default() },
+        Rounding::Within { damp, .. } => Options { damp, ..Options::default() },
         Rounding::Plain | Rounding::Nearest { .. } => Options::default(),
     }
 }
@@ -276,7 +276,7 @@ mod tests {
         let mut rounded = matrices();
         let of = |gram| Inputs { gram, wanted: None };
         let solved = round(2, &waiting, of(&gram), &mut rounded).unwrap().solved;
-        let options = Options { damp: 0.01, act_order: true, weighted: false };
+        let options = Options { act_order: true, ..Options::default() };
         let factor = Factor::new(&gram, COLS, options).unwrap();
         for (at, (part, stored)) in matrices().into_iter().enumerate().take(2) {
             let (packed, report) =

@@ -210,7 +210,7 @@ mod tests {
     use moepress_quant::{Code, Grouped};
 
     fn rung(exponent: i32, bytes: u64, cost: f64) -> Rung {
-        let format = Grouped { code: Code::Int(4), group: Grouped::ROW, symmetric: true };
+        let format = Grouped::new(Code::Int(4), Grouped::ROW, true);
         Rung { format, step: half_power(exponent), bytes, cost }
     }
 

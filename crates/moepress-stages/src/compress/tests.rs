@@ -10,7 +10,7 @@ use moepress_recipe::{BelowMinTokens, Coverage};
 use moepress_stats::{Ladders, Of, Quantity, RoundingCosts, RunLadder, Statistics};
 
 fn rung(exponent: i32, bytes: u64, cost: f64) -> Rung {
-    let format = Grouped { code: Code::Int(4), group: Grouped::ROW, symmetric: true };
+    let format = Grouped::new(Code::Int(4), Grouped::ROW, true);
     Rung { format, step: half_power(exponent), bytes, cost }
 }
 

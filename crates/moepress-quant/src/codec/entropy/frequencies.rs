@@ -42,9 +42,9 @@ impl Frequencies {
         counts.iter().zip(&self.of).map(|(&n, &f)| n as f64 * bits_of(f, self.bits)).sum()
     }
 
-    /// One more than the last code.
-    pub(super) fn end(&self) -> usize {
-        usize::from(self.first) + self.of.len()
+    /// The codes that occur.
+    pub(super) fn codes(&self) -> impl Iterator<Item = u8> {
+        (self.first..=u8::MAX).zip(&self.of).filter(|(_, f)| **f > 0).map(|(code, _)| code)
     }
 
     /// Every frequency with the sum of those before it.

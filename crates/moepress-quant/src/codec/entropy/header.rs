@@ -5,6 +5,8 @@ use crate::codec::bits::{BitReader, BitWriter};
 
 /// Bytes of fixed size at the beginning.
 const FIXED: usize = 4;
+/// Bits of the number of rows of a run.
+const MAX_LOG_ROWS: u8 = 10;
 
 /// What the header of a matrix says, but for the lengths of the runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +54,7 @@ impl Header {
         const SHORT: &str = "end within their header";
         let &[widths, log_rows, first, last, ref rest @ ..] = bytes else { return Err(SHORT) };
         let (bits, width) = (u32::from(widths & 15), u32::from(widths >> 4));
-        if !(1..=MAX_BITS).contains(&bits) || last < first || u32::from(log_rows) >= usize::BITS {
+        if !(1..=MAX_BITS).contains(&bits) || last < first || log_rows > MAX_LOG_ROWS {
             return Err("have a header that makes no sense");
         }
         let (shortest, rest) = read_variable(rest).ok_or(SHORT)?;
@@ -146,7 +148,7 @@ mod tests {
             bytes[at] = to;
             Header::read(&bytes, 9).unwrap_err()
         };
-        for (at, to) in [(0, 0x20), (0, 0x2d), (1, 64), (3, 0)] {
+        for (at, to) in [(0, 0x20), (0, 0x2d), (1, 11), (3, 0)] {
             assert_eq!(refused(at, to), "have a header that makes no sense");
         }
         assert_eq!(refused(6, 0xff), "have frequencies beyond their sum");

@@ -10,11 +10,14 @@ mod rans;
 use crate::StoredError;
 use frequencies::Frequencies;
 use header::{Header, ends};
-use rans::{Decoder, Encoder};
+use rans::{Decoder, Encoder, LANES};
 use rayon::prelude::*;
 
 /// Codes of a run at least: what it takes beside its codes, about two bytes, is then little.
 const RUN: usize = 1024;
+
+/// Codes of a byte at most, so that a small file cannot stand for a huge matrix.
+const DENSEST: usize = 1024;
 
 /// The codes of a matrix as they lie in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,11 +47,31 @@ impl Plan {
         pays.then(|| Self { frequencies, rows: RUN.div_ceil(cols).next_power_of_two() })
     }
 
-    /// What `each` makes of the codes of every run.
-    fn map<T: Send>(&self, cols: usize, codes: &[u8], each: impl Fn(&Encoder, &[u8]) -> T + Sync) -> Vec<T> {
+    /// The bytes of every run.
+    fn runs(&self, cols: usize, codes: &[u8]) -> Vec<Vec<u8>> {
         let encoder = Encoder::new(&self.frequencies);
-        codes.par_chunks(self.rows * cols).with_min_len(8).map(|codes| each(&encoder, codes)).collect()
+        codes.par_chunks(self.rows * cols).with_min_len(8).map(|run| encoder.encode(run)).collect()
     }
+
+    /// How many they are.
+    fn lengths(&self, cols: usize, codes: &[u8]) -> Vec<usize> {
+        let (encoder, run) = (Encoder::new(&self.frequencies), self.rows * cols);
+        let some = |codes: &[u8]| {
+            let mut runs = codes.chunks_exact(run);
+            match std::array::from_fn(|_| runs.next().unwrap_or_default()) {
+                lanes if codes.len() == LANES * run => encoder.lengths::<LANES>(lanes).to_vec(),
+                _ => codes.chunks(run).flat_map(|codes| encoder.lengths([codes])).collect(),
+            }
+        };
+        codes.par_chunks(LANES * run).with_min_len(2).flat_map_iter(some).collect()
+    }
+}
+
+const TOO_MANY: &str = "are too many for their bytes";
+
+/// Whether that many codes may be so few bytes.
+fn holds(codes: usize, bytes: usize) -> bool {
+    codes.div_ceil(DENSEST) <= bytes
 }
 
 impl Entropy {
@@ -56,41 +79,38 @@ impl Entropy {
     /// be held, or where they would take `most` bytes or more.
     pub(super) fn encode(cols: usize, codes: &[u8], most: usize) -> Option<Self> {
         let plan = Plan::new(cols, codes, most)?;
-        let runs = plan.map(cols, codes, |encoder, codes| {
-            let mut bytes = Vec::with_capacity(codes.len());
-            encoder.encode(codes, |byte| bytes.push(byte));
-            bytes.reverse();
-            bytes
-        });
+        let runs = plan.runs(cols, codes);
         let lengths: Vec<usize> = runs.iter().map(Vec::len).collect();
         let header = Header::new(plan.frequencies, plan.rows, &lengths)?;
         let mut bytes = header.write(&lengths);
         let start = bytes.len();
         let ends = ends(start, lengths)?;
         runs.iter().for_each(|run| bytes.extend(run));
-        (bytes.len() < most).then_some(Self { bytes, header, start, ends })
+        let pays = bytes.len() < most && holds(codes.len(), bytes.len());
+        pays.then_some(Self { bytes, header, start, ends })
     }
 
     /// The bytes that [`encode`](Self::encode) would make.
     pub(super) fn size(cols: usize, codes: &[u8], most: usize) -> Option<usize> {
         let plan = Plan::new(cols, codes, most)?;
-        let lengths = plan.map(cols, codes, |encoder, codes| {
-            let mut length = 0;
-            encoder.encode(codes, |_| length += 1);
-            length
-        });
+        let lengths = plan.lengths(cols, codes);
         let start = Header::new(plan.frequencies, plan.rows, &lengths)?.bytes(lengths.len());
         let end = *ends(start, lengths)?.last()? as usize;
-        (end < most).then_some(end)
+        (end < most && holds(codes.len(), end)).then_some(end)
     }
 
-    /// Takes bytes for the codes of a matrix of that many rows. What the rows hold is left to
+    /// Takes bytes for the codes of a matrix of that shape. What the rows hold is left to
     /// [`Stored::validate`](crate::Stored::validate).
     ///
     /// # Errors
-    /// What is wrong with them.
-    pub fn parse(rows: usize, bytes: Vec<u8>) -> Result<Self, StoredError> {
-        let parsed = Header::read(&bytes, rows).map_err(|reason| StoredError::Codes { row: 0, reason })?;
+    /// What is wrong with them. Where there is nothing, a matrix of that shape can be held in memory: it has at most 1024
+    /// codes a byte.
+    pub fn parse(rows: usize, cols: usize, bytes: Vec<u8>) -> Result<Self, StoredError> {
+        let wrong = |reason| StoredError::Codes { row: 0, reason };
+        if !rows.checked_mul(cols).is_some_and(|codes| holds(codes, bytes.len())) {
+            return Err(wrong(TOO_MANY));
+        }
+        let parsed = Header::read(&bytes, rows).map_err(wrong)?;
         let (header, ends, start) = parsed;
         Ok(Self { bytes, header, start, ends })
     }
@@ -108,42 +128,64 @@ impl Entropy {
     /// The codes of consecutive rows of `cols` > 0 columns, beginning with row `first`, one a byte.
     pub(super) fn read(&self, cols: usize, first: usize, mut out: &mut [u8]) {
         let (decoder, rows) = (Decoder::new(&self.header.frequencies), self.header.rows);
-        let mut scratch = Vec::new();
-        let (mut run, mut skipped) = (first / rows, first % rows * cols);
-        while !out.is_empty() {
-            let wanted = out.len().min(rows * cols - skipped);
-            let (now, later) = out.split_at_mut(wanted);
-            if skipped == 0 {
-                // What comes first is independent of what comes after.
-                decoder.decode(self.run(run), now);
-            } else {
-                scratch.resize(skipped + wanted, 0);
-                decoder.decode(self.run(run), &mut scratch);
-                now.copy_from_slice(&scratch[skipped..]);
-            }
-            (out, run, skipped) = (later, run + 1, 0);
+        // Within a run, what is wanted comes after what is not.
+        let (mut run, skipped) = (first / rows, first % rows * cols);
+        if skipped > 0 {
+            let now = out.split_off_mut(..out.len().min(rows * cols - skipped)).unwrap_or_default();
+            let mut all = vec![0; skipped + now.len()];
+            decoder.decode([self.run(run)], &mut all);
+            now.copy_from_slice(&all[skipped..]);
+            run += 1;
+        }
+        let (lanes, rest) = out.split_at_mut(out.len() / (LANES * rows * cols) * LANES * rows * cols);
+        for out in lanes.chunks_exact_mut(LANES * rows * cols) {
+            decoder.decode::<LANES>(std::array::from_fn(|lane| self.run(run + lane)), out);
+            run += LANES;
+        }
+        for (out, run) in rest.chunks_mut(rows * cols).zip(run..) {
+            decoder.decode([self.run(run)], out);
         }
     }
 
     /// Decodes all rows.
     ///
     /// # Errors
-    /// The first row of what no encoder writes for a matrix of that shape with codes below `levels`, and why.
-    pub(super) fn check(&self, rows: usize, cols: usize, levels: usize) -> Result<(), (usize, &'static str)> {
+    /// The first row of what no encoder writes for a matrix of that shape with such codes as the format has, and why.
+    pub(super) fn check(
+        &self,
+        rows: usize,
+        cols: usize,
+        has: impl Fn(u8) -> bool,
+    ) -> Result<(), (usize, &'static str)> {
         let Header { frequencies, rows: of_run, .. } = &self.header;
         if rows.div_ceil(*of_run) != self.ends.len() || cols == 0 {
             return Err((0, "are those of a matrix of another shape"));
         }
-        if frequencies.end() > levels {
+        if !rows.checked_mul(cols).is_some_and(|codes| holds(codes, self.bytes.len())) {
+            return Err((0, TOO_MANY));
+        }
+        if frequencies.codes().any(|code| !has(code)) {
             return Err((0, "are others than the format has"));
         }
         let decoder = Decoder::new(frequencies);
-        let wrong = |run: &usize| {
-            let first = run * of_run;
-            let codes = (rows - first).min(*of_run).saturating_mul(cols);
-            !decoder.decode(self.run(*run), &mut vec![0; codes])
+        let whole = of_run.saturating_mul(cols).min(rows * cols);
+        let wrong = |lanes: &usize| {
+            let runs = lanes * LANES..self.ends.len().min((lanes + 1) * LANES);
+            let mut codes = vec![0; LANES * whole];
+            let full = runs.end * of_run <= rows && runs.len() == LANES;
+            if full
+                && decoder
+                    .decode::<LANES>(std::array::from_fn(|lane| self.run(runs.start + lane)), &mut codes)
+            {
+                return None;
+            }
+            runs.into_iter().find(|run| {
+                let codes = &mut codes[..(rows - run * of_run).min(*of_run) * cols];
+                !decoder.decode([self.run(*run)], codes)
+            })
         };
-        match (0..self.ends.len()).into_par_iter().with_min_len(8).find_first(wrong) {
+        let lanes = (0..self.ends.len().div_ceil(LANES)).into_par_iter().with_min_len(2);
+        match lanes.find_map_first(|lanes| wrong(&lanes)) {
             Some(run) => Err((run * of_run, "are cut short or damaged")),
             None => Ok(()),
         }

@@ -8,6 +8,11 @@ use super::frequencies::Frequencies;
 
 /// Once bytes have been moved out, states are at least this.
 const LEAST: u32 = 1 << 23;
+/// Bytes that one code moves at most: a frequency has no more than 12 bits.
+const MOVED: usize = 2;
+
+/// Sequences that are worked on in turn: while one state waits for its product, the others go on.
+pub(super) const LANES: usize = 4;
 
 /// What one code does to the state.
 #[derive(Clone, Copy, Default)]
@@ -22,6 +27,16 @@ struct Step {
     stretch: u32,
     /// c.
     start: u32,
+}
+
+impl Step {
+    /// The state after the code, of a state below `full`.
+    #[inline(always)]
+    fn next(&self, x: u32) -> u32 {
+        let quotient = (u64::from(x) * u64::from(self.reciprocal)) >> (31 + self.shift);
+        // Below 2^31.
+        x.wrapping_add(self.start).wrapping_add((quotient as u32).wrapping_mul(self.stretch))
+    }
 }
 
 /// From codes to bytes.
@@ -46,23 +61,42 @@ impl Encoder {
         Self { steps }
     }
 
-    /// Codes a sequence, from its last code to its first, and hands every byte to `emit`, from the last to the first.
-    #[inline(always)]
-    pub(super) fn encode(&self, codes: &[u8], mut emit: impl FnMut(u8)) {
-        let mut x = 0u32;
+    /// The bytes of a sequence of codes that all have a frequency.
+    pub(super) fn encode(&self, codes: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(codes.len());
+        let mut x = 0;
         for &code in codes.iter().rev() {
             let step = &self.steps[usize::from(code)];
             while x >= step.full {
-                emit(x as u8);
+                bytes.push(x as u8);
                 x >>= 8;
             }
-            let quotient = (u64::from(x) * u64::from(step.reciprocal)) >> (31 + step.shift);
-            x += step.start + quotient as u32 * step.stretch;
+            x = step.next(x);
         }
         while x > 0 {
-            emit(x as u8);
+            bytes.push(x as u8);
             x >>= 8;
         }
+        bytes.reverse();
+        bytes
+    }
+
+    /// How many bytes [`encode`](Self::encode) makes of sequences of one length.
+    pub(super) fn lengths<const N: usize>(&self, codes: [&[u8]; N]) -> [usize; N] {
+        let (mut x, mut lengths) = ([0; N], [0; N]);
+        for at in (0..codes.iter().map(|codes| codes.len()).min().unwrap_or(0)).rev() {
+            for lane in 0..N {
+                let step = &self.steps[usize::from(codes[lane][at])];
+                for _ in 0..MOVED {
+                    // Without a jump: whether a byte is moved can hardly be foreseen.
+                    let full = x[lane] >= step.full;
+                    x[lane] = if full { x[lane] >> 8 } else { x[lane] };
+                    lengths[lane] += usize::from(full);
+                }
+                x[lane] = step.next(x[lane]);
+            }
+        }
+        std::array::from_fn(|lane| lengths[lane] + (u32::BITS - x[lane].leading_zeros()).div_ceil(8) as usize)
     }
 }
 
@@ -99,20 +133,46 @@ impl Decoder {
         Self { bits: frequencies.bits, slots }
     }
 
-    /// Reads `out.len()` codes; whether `bytes` are what an encoder makes of them. If not, they are some codes that have
-    /// a frequency.
-    pub(super) fn decode(&self, bytes: &[u8], out: &mut [u8]) -> bool {
-        let (mut x, mut at) = (0u32, 0);
-        for out in out {
-            while x < LEAST && at < bytes.len() {
-                x = x << 8 | u32::from(bytes[at]);
-                at += 1;
+    /// Reads as many codes of each of the sequences as fit `out`, `[N, codes]`; whether all `bytes` are what an encoder
+    /// makes of them. Where they are not, the codes are some that have a frequency.
+    pub(super) fn decode<const N: usize>(&self, bytes: [&[u8]; N], out: &mut [u8]) -> bool {
+        let count = out.len() / N;
+        let mut rest = out;
+        let mut out: [&mut [u8]; N] =
+            std::array::from_fn(|_| rest.split_off_mut(..count).unwrap_or_default());
+        let mut lanes = bytes.map(|bytes| Lane { x: 0, at: 0, bytes });
+        lanes.iter_mut().for_each(|lane| lane.take(size_of::<u32>()));
+        for at in 0..count {
+            for (lane, out) in lanes.iter_mut().zip(&mut out) {
+                lane.take(MOVED);
+                let slot = self.slots[lane.x as usize & (self.slots.len() - 1)];
+                lane.x = slot.frequency() * (lane.x >> self.bits) + slot.rest();
+                out[at] = slot.code();
             }
-            let slot = self.slots[x as usize & (self.slots.len() - 1)];
-            *out = slot.code();
-            x = slot.frequency() * (x >> self.bits) + slot.rest();
         }
-        x == 0 && at == bytes.len() && bytes.first() != Some(&0)
+        lanes.iter().all(|lane| lane.x == 0 && lane.at == lane.bytes.len() && lane.bytes.first() != Some(&0))
+    }
+}
+
+/// A sequence that is being read.
+struct Lane<'a> {
+    x: u32,
+    at: usize,
+    bytes: &'a [u8],
+}
+
+impl Lane<'_> {
+    /// Takes in bytes, at most that many, until the state is in its normal range.
+    #[inline(always)]
+    fn take(&mut self, most: usize) {
+        for _ in 0..most {
+            // Without a jump, as in the encoder.
+            let byte = self.bytes.get(self.at);
+            let moves = (self.x < LEAST) & byte.is_some();
+            let more = self.x << 8 | u32::from(byte.copied().unwrap_or(0));
+            self.x = if moves { more } else { self.x };
+            self.at += usize::from(moves);
+        }
     }
 }
 
@@ -122,9 +182,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn encode(frequencies: &Frequencies, codes: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        Encoder::new(frequencies).encode(codes, |byte| bytes.push(byte));
-        bytes.reverse();
+        let encoder = Encoder::new(frequencies);
+        let bytes = encoder.encode(codes);
+        let half = codes.len() / 2;
+        let halves = [&codes[..half], &codes[half..2 * half]];
+        assert_eq!(encoder.lengths(halves), halves.map(|half| encoder.encode(half).len()));
         bytes
     }
 
@@ -134,7 +196,7 @@ mod tests {
         // From the last code: 0 → 2 → ⌊2 / 2⌋ · 4 = 4 → ⌊4 / 1⌋ · 4 + 3 = 19.
         assert_eq!(encode(&frequencies, &[2, 0, 1]), [19]);
         let mut codes = [9; 3];
-        assert!(Decoder::new(&frequencies).decode(&[19], &mut codes));
+        assert!(Decoder::new(&frequencies).decode([&[19]], &mut codes));
         assert_eq!(codes, [2, 0, 1]);
         assert_eq!(encode(&frequencies, &[0; 50]), []);
     }
@@ -156,15 +218,19 @@ mod tests {
             let bytes = encode(&frequencies, &codes);
             let decoder = Decoder::new(&frequencies);
             let mut out = vec![0; codes.len()];
-            prop_assert!(decoder.decode(&bytes, &mut out));
+            prop_assert!(decoder.decode([&bytes], &mut out));
             prop_assert_eq!(&out, &codes);
+
+            let mut twice = vec![0; 3 * codes.len()];
+            prop_assert!(decoder.decode([&bytes, &bytes, &bytes], &mut twice));
+            prop_assert_eq!(twice, [&codes[..], &codes, &codes].concat());
 
             // Other bytes are refused, or what an encoder makes of other codes that occur.
             if let [rest @ .., _] = &bytes[..] {
                 let mut spoilt = bytes.clone();
                 spoilt[usize::from(spoil) % bytes.len()] ^= 1 + (spoil >> 8) as u8 % 255;
                 for other in [rest, &spoilt, &[&bytes[..], &[0]].concat(), &[&[0], &bytes[..]].concat()] {
-                    if decoder.decode(other, &mut out) {
+                    if decoder.decode([other], &mut out) {
                         prop_assert_eq!(&encode(&frequencies, &out), other);
                     }
                     prop_assert!(out.iter().all(|code| occurring.contains(code)));
