@@ -161,3 +161,138 @@ fn a_base_file_stands_in_for_the_original() {
     refused(3, &[&["--base", &file("short")], &cut[..]].concat());
     refused(3, &[&["--base", &text], &cut[..]].concat());
 }
+
+/// `eval --task` of a file of `tests/fixtures/evaluation`.
+fn asked(model: &str, file: &str, more: &[&str]) -> Value {
+    let file = root().join("tests/fixtures/evaluation").join(file).display().to_string();
+    json(&[&["eval", model, "--task", &file], more].concat())
+}
+
+/// Figures of a task beside those of transformers, which have no filter in their keys.
+fn figures_are(result: &Value, reference: &Value, what: &str) {
+    for (key, wanted) in reference.as_object().unwrap().iter().filter(|(_, wanted)| wanted.is_number()) {
+        let found = result[format!("{key},none")].as_f64().unwrap();
+        assert!((found - wanted.as_f64().unwrap()).abs() < 1e-12, "{what}, {key}: {found} for {wanted}");
+    }
+}
+
+/// Which of the questions of choices.jsonl after the first `shots` these log-likelihoods get right, and what they pick.
+fn picks(reference: &Value, shots: usize) -> Vec<(bool, usize)> {
+    let text = fs::read_to_string(root().join("tests/fixtures/evaluation/choices.jsonl")).unwrap();
+    let right =
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["answer"].as_u64().unwrap());
+    let pick = |of: &Value| {
+        let values: Vec<f64> = of.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect();
+        (0..values.len()).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap()
+    };
+    let picked = reference["loglikelihoods"].as_array().unwrap().iter().map(pick);
+    right.skip(shots).zip(picked).map(|(right, picked)| (right == picked as u64, picked)).collect()
+}
+
+#[test]
+fn multiple_choice_is_that_of_transformers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fewer, original) = (fewer(dir.path()), demo().display().to_string());
+    let reference = reference();
+    for (shots, wanted) in reference["choices"].as_object().unwrap() {
+        let found = asked(&original, "choices.jsonl", &["--shots", shots]);
+        figures_are(&found["results"]["choices"], wanted, &format!("{shots} shots"));
+        let task = &found["tasks"][0];
+        let count = 40 - shots.parse::<u64>().unwrap();
+        assert_eq!((&task["kind"], &task["questions"]), (&"multiple_choice".into(), &count.into()));
+        assert_eq!(
+            (&found["results"]["choices"]["samples"], &found["evaluation"]),
+            (&count.into(), &Value::Null)
+        );
+    }
+
+    let beside = asked(&fewer, "choices.jsonl", &["--against", &original, "--fail-if", "flips>0.9"]);
+    let (result, base) = (&beside["results"]["choices"], &beside["original_results"]["choices"]);
+    let wanted = &reference["choices_fewer_experts"]["0"];
+    figures_are(result, wanted, "fewer experts");
+    figures_are(base, &reference["choices"]["0"], "original");
+    let (ours, theirs) = (picks(wanted, 0), picks(&reference["choices"]["0"], 0));
+    let share = |differ: fn(&(bool, usize), &(bool, usize)) -> bool| {
+        ours.iter().zip(&theirs).filter(|(a, b)| differ(a, b)).count() as f64 / ours.len() as f64
+    };
+    let (flips, changed) = (share(|a, b| a.0 != b.0), share(|a, b| a.1 != b.1));
+    assert!(changed > 0.0, "the models answer alike, so this tests nothing");
+    assert_eq!(
+        (result["flips,none"].as_f64(), result["changed,none"].as_f64()),
+        (Some(flips), Some(changed))
+    );
+}
+
+#[test]
+fn open_questions_are_answered_as_transformers_does() {
+    let original = demo().display().to_string();
+    for (shots, wanted) in reference()["open"].as_object().unwrap() {
+        let found = asked(&original, "open.jsonl", &["--shots", shots, "--answer", "12"]);
+        figures_are(&found["results"]["open"], wanted, &format!("{shots} shots"));
+        assert_eq!(found["tasks"][0]["kind"], "generate_until");
+    }
+}
+
+#[test]
+fn bad_tasks_are_refused_by_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = demo().display().to_string();
+    let refused = |text: &str, more: &[&str]| {
+        let path = dir.path().join("quiz.jsonl");
+        fs::write(&path, text).unwrap();
+        let file = path.display().to_string();
+        let output = common::moepress(&[&["eval", &original, "--task", &file], more].concat());
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let open = "{\"question\": \"a\", \"answer\": \"b\"}\n";
+    assert!(refused("{}\n", &[]).contains("line 1: has no field \"question\""));
+    assert!(
+        refused(&format!("{open}{{\"question\": \"a\", \"choices\": [\"b\"], \"answer\": 0}}"), &[])
+            .contains("line 2")
+    );
+    assert!(refused(open, &["--shots", "1"]).contains("none is left to ask"));
+    let long =
+        format!("{{\"question\": \"a\", \"choices\": [\"b\", \"{}\"], \"answer\": 0}}", "word ".repeat(3000));
+    assert!(refused(&long, &[]).contains("question 1"));
+}
+
+#[test]
+fn drift_and_the_first_layer_that_departs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fewer, original) = (fewer(dir.path()), demo().display().to_string());
+    let text = texts(dir.path()).remove(0);
+    let of = |model: &str| {
+        let cut = ["--window", "64", "--windows", "4", "--text", &text];
+        json(
+            &[
+                &["eval", model, "--against", &original, "--drift", "4", "--fail-if", "routing_kept<0.1"],
+                &cut[..],
+            ]
+            .concat(),
+        )
+    };
+    let itself = of(&original);
+    assert_eq!((&itself["drift"]["tokens"], &itself["drift"]["changed"]), (&256.into(), &0.0.into()));
+    assert_eq!((&itself["drift"]["kept"], &itself["routing"]), (&1.0.into(), &itself["routing_after"]));
+    let two = of(&fewer);
+    let layer = &two["drift"]["steps"][1]["routing"];
+    // 2 of 4 experts a token: every set is another, and in the first layer, which sees nearly the same, half are kept.
+    assert_eq!((&layer["changed"], &layer["kept"]), (&1.0.into(), &0.5.into()));
+    for side in ["routing", "routing_after"] {
+        let run = &two[side][0]["runs"][0];
+        assert!(run["srp"].is_number() && run["sch"].is_number(), "{side}: {run}");
+    }
+    assert_ne!(two["routing"], two["routing_after"]);
+
+    let walk =
+        |a: &str, b: &str| json(&["compare", a, b, "--text", &text, "--window", "64", "--windows", "2"]);
+    assert_eq!(walk(&original, &original)["departs"], Value::Null);
+    let apart = walk(&original, &fewer);
+    let steps = apart["steps"].as_array().unwrap();
+    assert_eq!(steps[0]["states"]["sqnr_db"], Value::Null);
+    let first = steps.iter().find(|step| step["states"]["sqnr_db"].as_f64().is_some_and(|db| db < 20.0));
+    assert_eq!((&apart["departs"], first.is_some()), (&first.unwrap()["place"], true));
+    assert!(steps[1]["states"]["sqnr_db"].is_number() && steps[1]["alone"]["cosine"].as_f64().unwrap() < 1.0);
+    assert_eq!((steps.len(), &steps.last().unwrap()["place"]), (8, &"logits".into()));
+}

@@ -22,4 +22,4 @@ pub use moepress_text::Window;
 pub use score::scoring_memory;
 pub use speed::decode_speed;
 pub use subject::{Streamed, Subject};
-pub use tasks::{Kind, Question, Task, TaskResult, answer, choose};
+pub use tasks::{Choices, Kind, Question, Task, TaskResult, answer, choose};

@@ -16,7 +16,7 @@ mod toy;
 
 pub use chat::ChatTemplate;
 pub use error::TextError;
-pub use lines::json_lines;
+pub use lines::{NumberedObject, json_lines};
 pub use protocol::Protocol;
 pub use sampler::{Bos, Form, Sampler, Sampling, Window, Windows};
 pub use special::SpecialTokens;

@@ -136,11 +136,14 @@ impl Line<'_> {
     }
 }
 
-/// The objects of a file of JSON lines with the numbers of their lines, all of them in memory.
+/// The number of a line, and the object that it is.
+pub type NumberedObject = (usize, Map<String, Value>);
+
+/// The objects of a file of JSON lines, all of them in memory.
 ///
 /// # Errors
 /// The file is missing or larger than 256 MiB, or a line is no object of JSON (says which).
-pub fn json_lines(files: &dyn Files, path: &Path) -> Result<Vec<(usize, Map<String, Value>)>, TextError> {
+pub fn json_lines(files: &dyn Files, path: &Path) -> Result<Vec<NumberedObject>, TextError> {
     let mut lines = Lines::open(files, path)?;
     if lines.file.len() > MAX_FILE {
         let reason =

@@ -77,6 +77,7 @@ impl Args {
             speed: recipe.evaluate.is_some(),
             calibration: recipe.calibration.is_some(),
             original: true,
+            original_model: true,
             whole_distributions: true,
             baseline: None,
             texts,

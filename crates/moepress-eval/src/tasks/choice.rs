@@ -75,9 +75,15 @@ pub fn choose(
     if sums.iter().flatten().any(|sum| !sum.is_finite()) {
         return Err(EvalError::NotFinite(task.name.clone()));
     }
-    let ours = judged(task, &sums, 0);
+    let (model, original) = results(task, &sums, against.is_some());
+    Ok(Choices { model, original, cut })
+}
+
+/// Figures from log-probabilities of all choices under the model and under the original.
+fn results(task: &Task, sums: &[[f64; 2]], compared: bool) -> (TaskResult, Option<TaskResult>) {
+    let ours = judged(task, sums, 0);
     let mut model = ours.result(task);
-    let original = against.map(|_| judged(task, &sums, 1));
+    let original = compared.then(|| judged(task, sums, 1));
     if let Some(theirs) = &original {
         let differ = |a: &[usize], b: &[usize]| a.iter().zip(b).map(|(a, b)| f64::from(a != b)).collect();
         let flips = ours.right.iter().zip(&theirs.right).map(|(a, b)| (a - b).abs()).collect();
@@ -85,7 +91,7 @@ pub fn choose(
             TaskResult::new(task, [("flips", flips), ("changed", differ(&ours.picked, &theirs.picked))]);
         model.figures.extend(more.figures);
     }
-    Ok(Choices { model, original: original.map(|original| original.result(task)), cut })
+    (model, original.map(|original| original.result(task)))
 }
 
 /// The tokens of a context and a continuation after a space, and where the latter begin: the context's tokens are those
@@ -135,4 +141,40 @@ fn judged(task: &Task, sums: &[[f64; 2]], which: usize) -> Judged {
         }
     }
     judged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moepress_checkpoint::OsFiles;
+
+    #[test]
+    fn figures_by_hand() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("quiz.jsonl");
+        let line = |right: usize| {
+            format!("{{\"question\":\"q\",\"choices\":[\"ab\",\"é\",\"abcd\"],\"answer\":{right}}}\n")
+        };
+        std::fs::write(&path, [line(0), line(1), line(2), line(0)].concat()).unwrap();
+        let task = Task::read(&OsFiles, &path, 0).unwrap();
+        // By the sum the largest; over 2, 1 and 4 characters; over 2, 2 and 4 bytes.
+        let ours = [
+            [-2.0, -3.0, -5.0], // 0; -1, -3, -1.25: 0; -1, -1.5, -1.25: 0
+            [-2.0, -2.5, -9.0], // 0; -1, -2.5, -2.25: 0; -1, -1.25, -2.25: 0
+            [-3.0, -1.9, -3.6], // 1; -1.5, -1.9, -0.9: 2; -1.5, -0.95, -0.9: 2
+            [-2.2, -1.9, -9.0], // 1; -1.1, -1.9, -2.25: 0; -1.1, -0.95, -2.25: 1
+        ];
+        let theirs = [[-1.0, -2.0, -3.0], [-2.0, -1.0, -3.0], [-2.0, -3.0, -4.0], [-3.0, -2.0, -1.0]]; // 0 1 0 2
+        let sums: Vec<[f64; 2]> =
+            ours.iter().flatten().zip(theirs.iter().flatten()).map(|(a, b)| [*a, *b]).collect();
+        let (model, original) = results(&task, &sums, true);
+        let of = |result: &TaskResult, key: &str| result.figures[&format!("{key},none")];
+        assert_eq!(["acc", "acc_norm", "acc_bytes"].map(|key| of(&model, key)), [0.25, 0.75, 0.5]);
+        // Only the second is right in one of both; the second to the fourth are answered differently.
+        assert_eq!(["flips", "changed"].map(|key| of(&model, key)), [0.25, 0.75]);
+        assert_eq!(of(&original.unwrap(), "acc"), 0.5);
+        // Root of p (1 - p) / (n - 1).
+        assert!((of(&model, "acc_stderr") - 0.25).abs() < 1e-12);
+        assert_eq!(results(&task, &sums, false).1, None);
+    }
 }

@@ -51,7 +51,9 @@ pub struct Available<'a> {
     pub drift: bool,
     /// Whether the model is compared with the original, token by token.
     pub original: bool,
-    /// Whether that comparison knows the original's whole distributions.
+    /// Whether the original itself is there, not only its distributions.
+    pub original_model: bool,
+    /// Whether the comparison token by token knows the original's whole distributions.
     pub whole_distributions: bool,
     /// Whether speed is measured.
     pub speed: bool,
@@ -186,6 +188,7 @@ impl Gate {
         let needs = match self.metric.needs {
             Needs::Text if self.has(Unit::Original) => Needs::Original,
             Needs::Tasks if self.has(Unit::Original) => Needs::TasksOfOriginal,
+            Needs::Nothing if self.has(Unit::Original) => Needs::OriginalSize,
             needs => needs,
         };
         let text = !available.texts.is_empty();
@@ -203,7 +206,7 @@ impl Gate {
                  divergence from below (save it with --base-top all)",
                 )
             }
-            Needs::OriginalSize if !available.original => {
+            Needs::OriginalSize if !available.original_model => {
                 Some("needs the original to compare with: --against")
             }
             Needs::Run if !available.speed => {
@@ -212,7 +215,7 @@ impl Gate {
             Needs::Tasks | Needs::TasksOfOriginal if available.tasks.is_empty() => {
                 Some("needs questions: `moepress eval --task FILE`")
             }
-            Needs::TasksOfOriginal if !available.original => {
+            Needs::TasksOfOriginal if !available.original_model => {
                 Some("needs the original to compare with: --against")
             }
             Needs::Drift if !available.drift => Some("is measured by `moepress eval --drift`"),
@@ -336,6 +339,7 @@ mod tests {
             tasks: vec!["quiz".into(), "more".into()],
             drift: true,
             original: true,
+            original_model: true,
             whole_distributions: true,
             speed: true,
             calibration: true,
@@ -357,6 +361,10 @@ mod tests {
         assert!(lacks("acc<0.5", &all).contains("name the task: acc[quiz]"));
         assert!(lacks("acc[quip]<0.5", &all).contains("unknown task `quip`; did you mean `quiz`?"));
         assert!(lacks("flips>0.1", &Available { tasks: vec![], ..all.clone() }).contains("--task FILE"));
+        let unasked = Available { original_model: false, ..all.clone() };
+        assert!(lacks("flips[quiz]>0.1", &unasked).contains("--against"));
+        assert!(lacks("bpw>0.5*original", &unasked).contains("--against"));
+        assert!(lacks("acc[quiz]<0.9*original", &unasked).contains("--against"));
         assert!(lacks("routing_kept<1", &Available { drift: false, ..all.clone() }).contains("--drift"));
         for text in
             ["acc[quiz]<0.5", "nll[novel]>3", "size_ratio>0.3", "bpw>baseline", "decode_tokens_per_second<1"]
