@@ -1,6 +1,8 @@
 //! The words of the command line.
 
-use crate::commands::{compare, eval, generate, init, inspect, logits, plan, report, run, schema, stats};
+use crate::commands::{
+    bench, compare, eval, generate, init, inspect, logits, plan, report, run, schema, stats,
+};
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -52,6 +54,7 @@ pub enum Command {
     Report(report::Args),
     Generate(generate::Args),
     Logits(logits::Args),
+    Bench(bench::Args),
 }
 
 /// The backend of that name.

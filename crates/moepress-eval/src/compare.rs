@@ -166,7 +166,8 @@ pub fn compare(
         routing: None,
     };
     let mut steps = vec![step("embedding", states(&pairs))];
-    let [turn_a, turn_b] = [spec_a, spec_b].map(|spec| Rotary::new(&spec.attention, 0, window, &device));
+    let [turn_a, turn_b] =
+        [spec_a, spec_b].map(|spec| Rotary::part(&spec.attention, 0..window, window, &device));
     let layers = spec_a.layers.len();
     for layer in 0..layers {
         if progress.cancelled() {

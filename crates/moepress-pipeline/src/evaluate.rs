@@ -10,7 +10,7 @@ use moepress_eval::{
     scoring_memory,
 };
 use moepress_model::ModelSpec;
-use moepress_runtime::Model;
+use moepress_runtime::{Blocks, Model};
 use moepress_stats::Needs;
 use std::path::Path;
 use std::sync::Arc;
@@ -131,18 +131,21 @@ impl Evaluate<'_> {
             all: lengths().sum::<usize>().max(asked.all),
             window: lengths().max().unwrap_or(0).max(asked.window),
         };
-        let limit = allowed(self.memory);
+        let (limit, quiz) = (allowed(self.memory), self.quiz);
         let way = Way::choose(&specs, tokens, rayon::current_num_threads(), limit);
         check(way.least, self.memory, true)?;
         let Some(layouts) = way.layouts else {
-            let models = models.iter().map(|&model| Model::load(model)).collect::<Result<Vec<_>, _>>()?;
-            let subjects: Vec<Subject<'_>> = models.iter().map(Subject::Loaded).collect();
-            let (evaluation, answers) = self.judge(&subjects, progress)?;
-            let mut decode = [None; 2];
-            for (speed, model) in decode.iter_mut().zip(&models) {
-                *speed = prompt.map(|prompt| speed_of(model, prompt)).transpose()?.flatten();
-            }
-            return Ok(Evaluated { evaluation, answers, decode, notes: vec![] });
+            let loaded = models.iter().map(|&model| Blocks::load(model)).collect::<Result<Vec<_>, _>>()?;
+            let subjects: Vec<Subject<'_>> = loaded.iter().map(Subject::Loaded).collect();
+            let (evaluation, mut answers) = self.judge(&subjects, progress)?;
+            drop(loaded);
+            quiz.iter().try_for_each(|quiz| quiz.write(&models, limit, &mut answers, progress))?;
+            return Ok(Evaluated {
+                evaluation,
+                answers,
+                decode: speeds(&models, prompt, limit)?,
+                notes: vec![],
+            });
         };
         self.files.create_dir(self.spool).map_err(|e| CheckpointError::writing(self.spool, e))?;
         let mut subjects = vec![];
@@ -154,21 +157,16 @@ impl Evaluate<'_> {
         let (files, spool) = (self.files, self.spool);
         let judged = self.judge(&subjects, progress);
         let removed = files.remove_dir_all(spool);
-        let (evaluation, answers) = judged?;
+        let (evaluation, mut answers) = judged?;
         removed.map_err(|e| CheckpointError::writing(spool, e))?;
-        let mut decode = [None; 2];
-        for (speed, model) in decode.iter_mut().zip(models) {
-            let loaded = Layout::with_margin(PROGRAM + model.spec().total_bytes());
-            if let Some(prompt) = prompt.filter(|_| limit.is_none_or(|limit| loaded <= limit)) {
-                *speed = speed_of(&Model::load(model)?, prompt)?;
-            }
-        }
+        quiz.iter().try_for_each(|quiz| quiz.write(&models, limit, &mut answers, progress))?;
+        let decode = speeds(&models, prompt, limit)?;
         let note =
             "evaluated layer by layer: with all weights in memory it would take more than there may be";
         Ok(Evaluated { evaluation, answers, decode, notes: vec![note.to_owned()] })
     }
 
-    /// Texts, then questions.
+    /// Texts, then questions with choices.
     fn judge(
         self,
         subjects: &[Subject<'_>],
@@ -179,7 +177,7 @@ impl Evaluate<'_> {
             [] => None,
             texts => Some(evaluate_beside(&subjects[0], beside, texts, progress)?),
         };
-        let answers = self.quiz.map(|quiz| quiz.ask(subjects, progress)).transpose()?;
+        let answers = self.quiz.map(|quiz| quiz.choose(subjects, progress)).transpose()?;
         Ok((evaluation, answers.unwrap_or_default()))
     }
 }
@@ -200,6 +198,22 @@ impl<'a> Against<'a> {
 
 /// Tokens that are decoded to measure speed.
 const DECODED: usize = 64;
+
+/// Tokens per second of each model that fits into memory.
+fn speeds(
+    models: &[&Checkpoint],
+    prompt: Option<&[u32]>,
+    limit: Option<u64>,
+) -> Result<[Option<f64>; 2], PipelineError> {
+    let mut decode = [None; 2];
+    for (speed, &model) in decode.iter_mut().zip(models) {
+        let loaded = Layout::with_margin(PROGRAM + model.spec().total_bytes());
+        if let Some(prompt) = prompt.filter(|_| limit.is_none_or(|limit| loaded <= limit)) {
+            *speed = speed_of(&Model::load(model)?, prompt)?;
+        }
+    }
+    Ok(decode)
+}
 
 /// Tokens per second after the beginning of a prompt; none where there is none.
 fn speed_of(model: &Model, prompt: &[u32]) -> Result<Option<f64>, PipelineError> {

@@ -9,6 +9,7 @@ mod plain;
 mod protocol;
 mod sampler;
 mod special;
+mod stop;
 mod stream;
 mod tokenizer;
 #[cfg(test)]
@@ -20,5 +21,6 @@ pub use lines::{NumberedObject, json_lines};
 pub use protocol::Protocol;
 pub use sampler::{Bos, Form, Sampler, Sampling, Window, Windows};
 pub use special::SpecialTokens;
+pub use stop::StopStrings;
 pub use stream::Stream;
 pub use tokenizer::Tokenizer;

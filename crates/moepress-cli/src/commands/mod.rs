@@ -1,7 +1,9 @@
 //! The commands, one file each: arguments, help, work.
 
+pub mod bench;
 pub mod compare;
 pub mod eval;
+mod experts;
 pub mod gates;
 pub mod generate;
 pub mod init;
