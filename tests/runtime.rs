@@ -114,3 +114,34 @@ fn speed_is_measured_beside_its_limits() {
     let long = moepress(&["bench", "decode", &model, "--tokens", "5000"]);
     assert_eq!(long.status.code(), Some(2), "{}", String::from_utf8_lossy(&long.stderr));
 }
+
+#[test]
+fn routing_by_rules_uses_fewer_experts() {
+    let (model, dir) = (demo(), tempfile::tempdir().unwrap());
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let uses = |name: &str, more: &[&str]| {
+        generate(&[&["--record-experts", &path(name)], more].concat());
+        let trace: Value = serde_json::from_slice(&std::fs::read(path(name)).unwrap()).unwrap();
+        let ids = trace["uses"].as_array().unwrap().iter().map(|used| (used[0].as_u64(), used[1].as_u64()));
+        (trace["uses"].as_array().unwrap().len(), ids.collect::<std::collections::BTreeSet<_>>().len())
+    };
+    let (all, distinct) = uses("all", &[]);
+    // A rule that takes nothing away changes no text.
+    assert_eq!(generate(&["--experts-top-p", "1"]).0, generate(&["--experts-per-pass", "999"]).0);
+    assert!(uses("top", &["--experts-top-p", "0.5"]).0 < all);
+    assert!(uses("skip", &["--skip-below", "0.9"]).0 < all);
+    assert!(uses("batch", &["--experts-per-pass", "2"]).0 < all);
+    let profile = path("all");
+    assert!(uses("task", &["--profile", &profile, "--profile-share", "0.5"]).1 < distinct);
+    for wrong in [&["--experts-top-p", "0"][..], &["--skip-below", "1.5"], &["--profile-share", "0.5"]] {
+        let refused = moepress(&[&["generate", &model, "--prompt", "x"], wrong].concat());
+        assert_eq!(refused.status.code(), Some(2), "{wrong:?}");
+    }
+    let text = Path::new(&model).parent().unwrap().join("eval-text/code.txt");
+    let text = text.to_str().unwrap();
+    let sizes = ["--sequences", "2", "--tokens", "16", "--json"];
+    let found = json(&[&["bench", "rules", &model, "--text", text], &sizes[..]].concat());
+    let rows = found["result"].as_array().unwrap();
+    assert!(rows.len() == 10 && rows[0]["nll_increase"] == 0.0);
+    assert!(rows.iter().all(|row| row["experts_per_step"].as_f64() <= rows[0]["experts_per_step"].as_f64()));
+}

@@ -7,6 +7,7 @@ mod kernel;
 mod load;
 mod prefill;
 mod roofline;
+mod rules;
 mod work;
 
 pub use decode::{Decode, decode};
@@ -15,6 +16,7 @@ pub use kernel::{Kernel, Shape, kernel};
 pub use load::{Load, load};
 pub use prefill::{Prefill, prefill};
 pub use roofline::Roofline;
+pub use rules::{Named, Ruled, rules};
 
 /// The middle of some numbers; the lower of two middles.
 fn median(mut values: Vec<f64>) -> f64 {

@@ -8,6 +8,7 @@ mod error;
 mod generate;
 mod model;
 mod packed;
+pub mod rules;
 mod sampling;
 mod session;
 #[cfg(test)]

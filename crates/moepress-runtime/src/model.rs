@@ -6,6 +6,7 @@ use crate::decoder::{
     Builder, Cache, CacheReport, Expert, ExpertStore, Layer, LayerCache, Map, Norm, Pass, Resident, Rotary,
     Span, Streamed,
 };
+use crate::rules::Rule;
 use moepress_checkpoint::{Share, Source};
 use moepress_kernels::{Activations, Precision};
 use moepress_model::{ModelSpec, Moe, Tensor};
@@ -23,6 +24,7 @@ pub struct Model {
     layers: Vec<Layer>,
     experts: Box<dyn ExpertStore>,
     trace: Option<Mutex<Trace>>,
+    rules: Vec<Box<dyn Rule>>,
 }
 
 impl Model {
@@ -83,6 +85,11 @@ impl Model {
         self.experts.report()
     }
 
+    /// Sets the rules that tokens are routed by from now on, besides the router.
+    pub fn route_by(&mut self, rules: Vec<Box<dyn Rule>>) {
+        self.rules = rules;
+    }
+
     /// Writes down from now on which experts are used.
     pub fn record(&mut self) {
         self.trace = Some(Mutex::default());
@@ -119,7 +126,7 @@ impl Model {
             bias: optional(Tensor::FinalNormBias)?,
         };
         let head = Map { weight, bias: optional(Tensor::HeadBias)? };
-        Ok(Self { spec, embedding, final_norm, head, layers, experts, trace: None })
+        Ok(Self { spec, embedding, final_norm, head, layers, experts, trace: None, rules: vec![] })
     }
 
     /// What the model is.
@@ -173,6 +180,7 @@ impl Model {
             precision,
             experts: &*self.experts,
             trace: self.trace.as_ref(),
+            rules: &self.rules,
             layers: &self.layers,
         };
         let mut scratch: Cache = vec![LayerCache::default(); if caches.is_none() { spans.len() } else { 0 }];

@@ -1,6 +1,9 @@
 //! `moepress bench`: how fast this machine runs models, and how fast it could.
 
+mod rules;
+
 use super::experts::{self, Memory};
+use super::rules::Rules;
 use super::{Context, Ending, model};
 use crate::args::{Threads, at_least};
 use crate::failure::Failure;
@@ -24,6 +27,7 @@ Examples:
   moepress bench roofline
   moepress generate out/demo --prompt \"The road\" --record-experts uses.json
   moepress bench cache out/demo --uses uses.json
+  moepress bench rules out/demo --text held_out.txt --sequences 4
 
 Medians of --rounds rounds. Rates stand beside what the machine gives at most, measured in the same process: reading \
 from memory, and its fastest arithmetic. Run it on an idle machine.";
@@ -43,6 +47,7 @@ enum Command {
     Load(LoadArgs),
     Kernel(KernelArgs),
     Cache(CacheArgs),
+    Rules(rules::RulesArgs),
     Roofline(RooflineArgs),
 }
 
@@ -81,6 +86,8 @@ struct DecodeArgs {
     memory: Memory,
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    rules: Rules,
 }
 
 /// Measure how fast a model reads a prompt
@@ -172,6 +179,7 @@ impl Args {
             Command::Load(args) => args.run(context),
             Command::Kernel(args) => args.run(context),
             Command::Cache(args) => args.run(context),
+            Command::Rules(args) => args.run(context),
             Command::Roofline(args) => args.run(),
         }
     }
@@ -224,7 +232,8 @@ impl DecodeArgs {
     fn run(self, context: &Context) -> Result<Ending, Failure> {
         let roofline = self.common.start()?;
         let checkpoint = Arc::new(model::open(context, &self.path)?);
-        let model = model::load_within(context, &checkpoint, &self.memory)?;
+        let mut model = model::load_within(context, &checkpoint, &self.memory)?;
+        model.route_by(self.rules.build(context, model.spec())?);
         let sizes = [self.sequences, self.prompt, self.tokens];
         let result =
             moepress_bench::decode(&model, sizes, self.common.precision(), self.common.rounds, &roofline)?;

@@ -1,6 +1,7 @@
 //! `moepress generate`: continues a text.
 
 use super::experts::{self, Memory};
+use super::rules::Rules;
 use super::{Context, Ending, model};
 use crate::args::{Threads, at_least};
 use crate::failure::Failure;
@@ -67,6 +68,8 @@ pub struct Args {
     record_experts: Option<PathBuf>,
     #[command(flatten)]
     threads: Threads,
+    #[command(flatten)]
+    rules: Rules,
 }
 
 fn temperature(word: &str) -> Result<f64, String> {
@@ -107,6 +110,7 @@ impl Args {
             return Err(Failure::usage("--prompt has no text to continue"));
         }
         let mut model = model::load_within(context, &checkpoint, &self.memory)?;
+        model.route_by(self.rules.build(context, model.spec())?);
         if record.is_some() {
             model.record();
         }

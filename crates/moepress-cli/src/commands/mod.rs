@@ -14,6 +14,7 @@ pub mod plan;
 mod recipe;
 pub mod report;
 mod report_file;
+mod rules;
 pub mod run;
 pub mod schema;
 pub mod stats;

@@ -3,6 +3,7 @@
 use super::{Gated, Map, Pass, add, gated, routing};
 use crate::RuntimeError;
 use crate::cache::{ExpertId, Used};
+use crate::rules;
 use moepress_kernels::{Activations, Precision};
 use moepress_model::Routing;
 use rayon::prelude::*;
@@ -49,7 +50,7 @@ impl Experts {
         pass: &Pass<'_>,
     ) -> Result<Vec<f32>, RuntimeError> {
         let hidden = x.len() / tokens;
-        let routed = self.route(x, tokens)?;
+        let routed = self.route(layer, x, tokens, pass)?;
         let mut used: Vec<(usize, f32)> = Vec::new();
         for (expert, routed) in routed.iter().enumerate().filter(|(_, routed)| !routed.tokens.is_empty()) {
             used.push((expert, routed.gates.iter().sum()));
@@ -81,19 +82,39 @@ impl Experts {
     }
 
     /// The experts that any of these tokens goes to.
-    pub(crate) fn chosen(&self, x: &[f32], tokens: usize) -> Result<Vec<usize>, RuntimeError> {
-        let routed = self.route(x, tokens)?;
+    pub(crate) fn chosen(
+        &self,
+        layer: usize,
+        x: &[f32],
+        tokens: usize,
+        pass: &Pass<'_>,
+    ) -> Result<Vec<usize>, RuntimeError> {
+        let routed = self.route(layer, x, tokens, pass)?;
         Ok((0..self.count).filter(|&expert| !routed[expert].tokens.is_empty()).collect())
     }
 
     /// Where the tokens go, by expert. Always exact: a choice that flips costs more than a rounded product.
-    fn route(&self, x: &[f32], tokens: usize) -> Result<Vec<Routed>, RuntimeError> {
-        let logits = self.router.forward(&Activations::new(x, tokens, Precision::Exact))?;
-        let gates = |logits: &[f32]| routing::gates(&self.routing, self.correction.as_deref(), logits);
-        let chosen: Vec<_> = match tokens < MANY {
+    fn route(
+        &self,
+        layer: usize,
+        x: &[f32],
+        tokens: usize,
+        pass: &Pass<'_>,
+    ) -> Result<Vec<Routed>, RuntimeError> {
+        let mut logits = self.router.forward(&Activations::new(x, tokens, Precision::Exact))?;
+        let mut correction = self.correction.clone();
+        let allowed = |expert| pass.rules.iter().all(|rule| rule.allows(layer, expert));
+        for (row, _) in self.rows.iter().enumerate().filter(|(_, expert)| !allowed(**expert)) {
+            logits.iter_mut().skip(row).step_by(self.rows.len()).for_each(|x| *x = f32::NEG_INFINITY);
+            // What is added to the scores of these rows chooses too.
+            correction.iter_mut().for_each(|correction| correction[row] = f32::NEG_INFINITY);
+        }
+        let gates = |logits: &[f32]| routing::gates(&self.routing, correction.as_deref(), logits);
+        let mut chosen: Vec<_> = match tokens < MANY {
             true => logits.chunks_exact(self.rows.len()).map(gates).collect(),
             false => logits.par_chunks_exact(self.rows.len()).map(gates).collect(),
         };
+        rules::apply(pass.rules, self.routing.renormalise.is_some(), &mut chosen);
         let mut routed: Vec<Routed> = (0..self.count).map(|_| Routed::default()).collect();
         for (token, gates) in chosen.into_iter().enumerate() {
             for (row, gate) in gates {

@@ -28,6 +28,7 @@ pub(crate) use streamed::Streamed;
 
 use crate::RuntimeError;
 use crate::cache::Trace;
+use crate::rules::Rule;
 use moepress_kernels::{Activations, Precision, matmul};
 use moepress_quant::Stored;
 use rayon::prelude::*;
@@ -80,6 +81,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) experts: &'a dyn ExpertStore,
     /// Where uses of experts are written down.
     pub(crate) trace: Option<&'a Mutex<Trace>>,
+    /// What routes tokens besides the routers.
+    pub(crate) rules: &'a [Box<dyn Rule>],
     /// All layers: what comes after a layer says which experts to read ahead.
     pub(crate) layers: &'a [Layer],
 }
@@ -119,7 +122,7 @@ impl Layer {
         };
         if let Mlp::Moe(experts) = &next.mlp {
             let tokens = pass.spans.iter().map(|span| span.tokens).sum();
-            pass.experts.expect(index + 1, &experts.chosen(&next.mlp_norm.rows(x), tokens)?);
+            pass.experts.expect(index + 1, &experts.chosen(index + 1, &next.mlp_norm.rows(x), tokens, pass)?);
         }
         Ok(())
     }
