@@ -60,12 +60,17 @@ fn an_evaluation_comes_to_the_same_layer_by_layer() {
     fs::create_dir(&spool).unwrap();
     let demo = word(demo());
     let eval = ["eval", &compact, "--against", &demo, "--window", "128", "--windows", "6", "--text"];
-    let eval = [&eval[..], &[texts[0].as_str(), &texts[5], "--spool", &spool]].concat();
+    let choices = word(root().join("tests/fixtures/evaluation/choices.jsonl"));
+    let eval = [&eval[..], &[texts[0].as_str(), &texts[5], "--spool", &spool, "--task", &choices]].concat();
     let least_of_eval = least(&eval, "--max-memory");
     let (free, tight) = (json(&eval), json(&[&eval[..], &["--max-memory", &least_of_eval]].concat()));
     for model in ["original", "compact"] {
         let [a, b] = [&free, &tight].map(|report| figures(report["evaluation"][model].clone()));
         assert_eq!(a, b, "{model}");
+    }
+    assert!(free["results"]["choices"]["flips,none"].is_number());
+    for results in ["results", "original_results"] {
+        assert_eq!(free[results], tight[results], "{results}");
     }
     assert_eq!(
         figures(tight["evaluation"]["original"].clone()),

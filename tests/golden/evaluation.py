@@ -1,8 +1,9 @@
-"""What transformers computes of the demo model: perplexity by every protocol, distance between two models, multiple choice.
+"""What transformers computes of the demo model: perplexity by every protocol, distance between two models, multiple
+choice, answers to open questions.
 
     python3 tests/golden/evaluation.py tests/fixtures/evaluation
 
-writes choices.jsonl and reference.json. The second model is the demo model with 2 experts per token in place of 4, so
+writes choices.jsonl, open.jsonl and reference.json. The second model is the demo model with 2 experts per token in place of 4, so
 that both are at hand wherever the demo model is. Needs torch, transformers and numpy.
 """
 
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "tests/fixtures/demo-qwen3-moe"
 TEXTS = {"novel": 150, "dictionary": 60}  # that many lines from the start
 BOS = 0
+OPEN = 12  # tokens of an answer to an open question
 
 
 def load(folder):
@@ -173,6 +175,32 @@ def choice(model, tokenizer, docs, shots):
     return result | {"loglikelihoods": lls}
 
 
+def line(model, tokenizer, text, most):
+    """What the model writes after the text by taking the likeliest token, up to a line break."""
+    ids, written = list(tokenizer(text, add_special_tokens=False)["input_ids"]), []
+    while len(written) < most and "\n" not in tokenizer.decode(written):
+        written.append(int(log_probabilities(model, ids + written)[-1].argmax()))
+    return tokenizer.decode(written).split("\n")[0].strip()
+
+
+def open_questions(model, tokenizer, docs, shots, most):
+    """A third of the questions have the answer that the model gives after the first `shots`, a third the one that it gives
+    after none, the others what the book has."""
+    found = [{"question": d["question"], "answer": d["choices"][d["answer"]]} for d in docs]
+    prefix = "".join(f"{d['question']} {d['answer']}\n\n" for d in found[:shots])
+    for doc in found[shots::3]:
+        doc["answer"] = line(model, tokenizer, prefix + doc["question"], most)
+    for doc in found[shots + 1 :: 3]:
+        doc["answer"] = line(model, tokenizer, doc["question"], most)
+    return found
+
+
+def exact_match(model, tokenizer, docs, shots, most):
+    prefix = "".join(f"{d['question']} {d['answer']}\n\n" for d in docs[:shots])
+    right = [float(line(model, tokenizer, prefix + d["question"], most) == d["answer"].strip()) for d in docs[shots:]]
+    return {"exact_match": np.mean(right), "exact_match_stderr": np.std(right, ddof=1) / math.sqrt(len(right))}
+
+
 def main(out):
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(DEMO / "tokenizer.json"))
     texts = {}
@@ -188,6 +216,8 @@ def main(out):
         config = json.loads((DEMO / "config.json").read_text())
         (Path(folder) / "config.json").write_text(json.dumps(config | {"num_experts_per_tok": 2}))
         fewer = load(folder)
+    answers = open_questions(original, tokenizer, docs[:14], 2, OPEN)
+    (out / "open.jsonl").write_text("".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in answers))
     protocols = {"paper": (256, 0), "llama.cpp": (256, 0), "strided": (256, 100)}
     reference = {
         "lines": TEXTS,
@@ -204,6 +234,7 @@ def main(out):
         "distance": distance(original, fewer, tokenizer, texts.values(), 256),
         "choices": {str(shots): choice(original, tokenizer, docs, shots) for shots in [0, 2]},
         "choices_fewer_experts": {"0": choice(fewer, tokenizer, docs, 0)},
+        "open": {str(shots): exact_match(original, tokenizer, answers, shots, OPEN) for shots in [0, 2]},
     }
     (out / "reference.json").write_text(json.dumps(reference, indent=1) + "\n")
 

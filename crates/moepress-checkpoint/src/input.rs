@@ -44,6 +44,27 @@ pub fn digest_of(bytes: &[u8]) -> String {
     hex(Sha256::new_with_prefix(bytes))
 }
 
+/// A SHA-256 that grows.
+#[derive(Clone, Default)]
+pub struct Digester(Sha256);
+
+impl Digester {
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all bytes so far.
+    pub fn bytes(&self) -> [u8; 32] {
+        self.0.clone().finalize().into()
+    }
+
+    /// The same in hexadecimal.
+    pub fn hex(&self) -> String {
+        hex(self.0.clone())
+    }
+}
+
 /// The finished digest in hexadecimal.
 pub(crate) fn hex(hasher: Sha256) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -72,6 +93,9 @@ mod tests {
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(digest(&OsFiles, &path).unwrap(), abc);
         assert_eq!(digest_of(b"abc"), abc);
+        let mut grown = Digester::default();
+        [&b"a"[..], b"bc"].iter().for_each(|part| grown.update(part));
+        assert_eq!((grown.hex().as_str(), grown.bytes()[0]), (abc, 0xba));
         std::fs::write(&path, vec![b'a'; 2 * CHUNK + 1]).unwrap();
         let whole = hex(Sha256::new_with_prefix(vec![b'a'; 2 * CHUNK + 1]));
         assert_eq!(digest(&OsFiles, &path).unwrap(), whole);

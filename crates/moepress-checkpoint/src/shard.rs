@@ -57,6 +57,35 @@ pub fn encode_with_text(
         .map_err(|e| CheckpointError::Encode { reason: e.to_string() })
 }
 
+/// The head of a safetensors file whose tensors follow in this order, with one text in its metadata.
+///
+/// # Errors
+/// The text cannot be encoded, or the tensors are larger than can be counted.
+pub fn stream_header(
+    tensors: &[(&str, RawDtype, Vec<usize>)],
+    key: &str,
+    text: &str,
+) -> Result<Vec<u8>, CheckpointError> {
+    let failed = |reason: String| CheckpointError::Encode { reason };
+    let mut entries = serde_json::Map::new();
+    entries.insert("__metadata__".to_owned(), serde_json::json!({ key: text }));
+    let mut end = 0usize;
+    for (name, dtype, shape) in tensors {
+        let bits = shape.iter().try_fold(dtype.bitsize(), |bits, &size| bits.checked_mul(size));
+        let next = bits.and_then(|bits| end.checked_add(bits / 8));
+        let next = next.ok_or_else(|| failed(format!("tensor {name:?} is too large")))?;
+        entries.insert(
+            (*name).to_owned(),
+            serde_json::json!({"dtype": dtype.to_string(), "shape": shape, "data_offsets": [end, next]}),
+        );
+        end = next;
+    }
+    let mut header = serde_json::to_vec(&entries).map_err(|e| failed(e.to_string()))?;
+    // Tensors begin at a multiple of eight.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok([&(header.len() as u64).to_le_bytes()[..], &header].concat())
+}
+
 /// The tensors that hold `stored` in a file, with their names.
 pub fn raw_parts(name: &str, stored: Stored) -> Vec<(String, RawTensor)> {
     match stored {

@@ -2,7 +2,7 @@
 
 use crate::header::Header;
 use crate::input::buffer;
-use crate::{CheckpointError, Files, RawTensor, ReadAt};
+use crate::{CheckpointError, Files, RawDtype, RawTensor, ReadAt};
 use std::path::{Path, PathBuf};
 
 /// An open safetensors file, its header checked and no tensor read.
@@ -28,6 +28,41 @@ impl TensorFile {
         self.header.metadata.get(key).map(String::as_str)
     }
 
+    /// Checks that there is a tensor of that name, type and shape.
+    ///
+    /// # Errors
+    /// There is none, or it is another.
+    pub fn expect(&self, name: &str, dtype: RawDtype, shape: &[usize]) -> Result<(), CheckpointError> {
+        let bad =
+            |reason: String| Err(CheckpointError::bad_input(&self.path, &format!("tensor {name:?}"), reason));
+        match self.info(name) {
+            None => bad("is missing".to_owned()),
+            Some(info) if (info.dtype, info.shape.as_slice()) != (dtype, shape) => {
+                bad(format!("is {} {:?}, not {dtype} {shape:?}", info.dtype, info.shape))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn info(&self, name: &str) -> Option<&safetensors::tensor::TensorInfo> {
+        self.header.tensors.iter().find(|(known, _)| known == name).map(|(_, info)| info)
+    }
+
+    /// Fills `bytes` from `offset` within a tensor.
+    ///
+    /// # Errors
+    /// There is no such tensor, it ends before that, or the file does.
+    pub fn read_part(&self, name: &str, offset: u64, bytes: &mut [u8]) -> Result<(), CheckpointError> {
+        let range = self.info(name).map_or((0, 0), |info| info.data_offsets);
+        let size = (range.1 - range.0) as u64;
+        if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > size) {
+            let reason = format!("has {size} bytes, fewer than are asked for");
+            return Err(CheckpointError::bad_input(&self.path, &format!("tensor {name:?}"), reason));
+        }
+        let start = self.header.data_start + range.0 as u64 + offset;
+        self.file.read_at(start, bytes).map_err(|e| CheckpointError::reading(&self.path, e))
+    }
+
     /// The tensors with their names, each read when it is asked for.
     pub fn tensors(&self) -> impl Iterator<Item = Result<(&str, RawTensor), CheckpointError>> {
         self.header.tensors.iter().map(|(name, info)| {
@@ -43,7 +78,7 @@ impl TensorFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{OsFiles, RawDtype, encode_with_text};
+    use crate::{OsFiles, encode_with_text};
     use std::collections::BTreeMap;
 
     #[test]
@@ -61,6 +96,22 @@ mod tests {
         assert_eq!((file.text("about"), file.text("format")), (Some(text), None));
         let read = file.tensors().map(|pair| pair.map(|(name, raw)| (name.to_owned(), raw)));
         assert_eq!(read.collect::<Result<BTreeMap<_, _>, _>>().unwrap(), tensors);
+
+        let streamed = crate::stream_header(
+            &[("a", RawDtype::U8, vec![0]), ("b", RawDtype::U8, vec![2])],
+            "about",
+            text,
+        );
+        std::fs::write(dir.path().join("b"), [streamed.unwrap(), vec![1, 2]].concat()).unwrap();
+        let part = TensorFile::open(&OsFiles, &dir.path().join("b")).unwrap();
+        assert_eq!(part.text("about"), Some(text));
+        let mut byte = [0];
+        part.read_part("b", 1, &mut byte).unwrap();
+        assert_eq!(byte, [2]);
+        assert!(part.read_part("b", 2, &mut byte).is_err() && part.read_part("c", 0, &mut byte).is_err());
+        assert!(
+            part.expect("b", RawDtype::U8, &[2]).is_ok() && part.expect("b", RawDtype::U8, &[1, 2]).is_err()
+        );
 
         let shorter = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         shorter.set_len(bytes.len() as u64 - 1).unwrap();

@@ -1,6 +1,8 @@
 //! The words of the command line.
 
-use crate::commands::{bench, eval, generate, init, inspect, logits, plan, report, run, schema, stats};
+use crate::commands::{
+    bench, compare, eval, generate, init, inspect, logits, plan, report, run, schema, stats,
+};
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -48,6 +50,7 @@ pub enum Command {
     Stats(stats::Args),
     Inspect(inspect::Args),
     Eval(eval::Args),
+    Compare(compare::Args),
     Report(report::Args),
     Generate(generate::Args),
     Logits(logits::Args),

@@ -57,6 +57,7 @@ fn run(args: Args, context: &Context) -> Result<Ending, Failure> {
         args::Command::Stats(args) => args.run(context),
         args::Command::Inspect(args) => args.run(context),
         args::Command::Eval(args) => args.run(context),
+        args::Command::Compare(args) => args.run(context),
         args::Command::Report(args) => args.run(context),
         args::Command::Generate(args) => args.run(context),
         args::Command::Logits(args) => args.run(context),

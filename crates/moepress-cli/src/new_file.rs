@@ -1,7 +1,7 @@
 //! Single new files: absent, or complete and durable; never replacing anything.
 
 use crate::failure::Failure;
-use moepress_checkpoint::{CheckpointError, Files, Lock};
+use moepress_checkpoint::{CheckpointError, Files, Lock, WriteSync};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,23 +54,32 @@ impl NewFile {
 
     /// Writes the file.
     pub fn write(self, bytes: &[u8]) -> Result<(), Failure> {
-        let result = self.write_beside(bytes).and_then(|()| {
-            let file = self.partial.join(&self.name);
-            self.files.rename(&file, &self.path).map_err(|e| failed(&self.path, "cannot move into place", e))
-        });
-        // What cannot be removed now is removed by the next claim.
-        let _ = self.files.remove_dir_all(&self.partial);
-        result?;
+        let mut writer = self.start()?;
+        writer.write(bytes).map_err(|e| failed(&self.path, "cannot write", e))?;
+        writer.sync().map_err(|e| failed(&self.path, "cannot write", e))?;
+        self.publish()
+    }
+
+    /// Starts the file for whoever writes it in parts and makes it durable.
+    pub fn start(&self) -> Result<Box<dyn WriteSync>, CheckpointError> {
+        let file = self.partial.join(&self.name);
+        self.files.create_dir(&self.partial).map_err(|e| failed(&self.partial, "cannot create", e))?;
+        self.files.create(&file).map_err(|e| failed(&file, "cannot create", e))
+    }
+
+    /// Moves the file that was started into its place.
+    pub fn publish(self) -> Result<(), Failure> {
+        let file = self.partial.join(&self.name);
+        self.files.rename(&file, &self.path).map_err(|e| failed(&self.path, "cannot move into place", e))?;
         self.files.sync_dir(&self.parent).map_err(|e| failed(&self.parent, "cannot make durable", e))?;
         Ok(())
     }
+}
 
-    fn write_beside(&self, bytes: &[u8]) -> Result<(), CheckpointError> {
-        let file = self.partial.join(&self.name);
-        self.files.create_dir(&self.partial).map_err(|e| failed(&self.partial, "cannot create", e))?;
-        let mut writer = self.files.create(&file).map_err(|e| failed(&file, "cannot create", e))?;
-        writer.write(bytes).map_err(|e| failed(&self.path, "cannot write", e))?;
-        writer.sync().map_err(|e| failed(&self.path, "cannot write", e))
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next claim.
+        let _ = self.files.remove_dir_all(&self.partial);
     }
 }
 

@@ -29,6 +29,10 @@ impl Pairs {
 /// independent.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Divergence {
+    /// How many of the likeliest tokens of the original are known of each of its distributions; what is left counts as
+    /// one token, so that the divergences are bounds from below. None where the whole distributions are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top: Option<usize>,
     /// Mean over tokens of the Kullback–Leibler divergence from the original's distribution of the next token to
     /// the model's, over the whole vocabulary, in nats.
     pub mean: f64,
@@ -68,7 +72,7 @@ pub struct Divergence {
 
 impl Divergence {
     /// Of at least one prediction.
-    pub(crate) fn new(pairs: &Pairs) -> Self {
+    pub(crate) fn new(pairs: &Pairs, top: Option<usize>) -> Self {
         let mut sorted = pairs.divergences.clone();
         let (mean_divergence, stderr) = mean(&sorted);
         sorted.sort_unstable_by(f64::total_cmp);
@@ -81,6 +85,7 @@ impl Divergence {
         let delta_p: Vec<f64> = both().map(|(q, p)| (-q).exp() - (-p).exp()).collect();
         let (delta_p_mean, delta_p_stderr) = mean(&delta_p);
         Self {
+            top,
             mean: mean_divergence,
             stderr,
             median: rank(500),
@@ -164,16 +169,16 @@ mod tests {
 
     #[test]
     fn percentiles_are_nearest_ranks() {
-        let d = Divergence::new(&pairs((1..=200).rev().map(f64::from).collect(), 50));
+        let d = Divergence::new(&pairs((1..=200).rev().map(f64::from).collect(), 50), None);
         assert_eq!(
             (d.mean, d.median, d.p90, d.p95, d.p99, d.max),
             (100.5, 100.0, 180.0, 190.0, 198.0, 200.0)
         );
         assert_eq!((d.p999, d.top1_agreement), (200.0, 0.25));
         assert!((d.top1_stderr - (0.25f64 * 0.75 / 199.0).sqrt()).abs() < 1e-15);
-        let thousands = Divergence::new(&pairs((1..=2000).map(f64::from).collect(), 2000));
+        let thousands = Divergence::new(&pairs((1..=2000).map(f64::from).collect(), 2000), None);
         assert_eq!((thousands.p999, thousands.top1_stderr), (1998.0, 0.0));
-        let one = Divergence::new(&pairs(vec![0.5], 1));
+        let one = Divergence::new(&pairs(vec![0.5], 1), None);
         assert_eq!((one.median, one.p999, one.max, one.stderr, one.top1_stderr), (0.5, 0.5, 0.5, 0.0, 0.0));
     }
 
@@ -181,12 +186,13 @@ mod tests {
     fn ratios_are_paired() {
         // Probabilities of the correct token: ½ → ¼, ¼ → ½, ½ → ½.
         let losses = |p: [f64; 3]| p.map(|p: f64| -p.ln()).to_vec();
-        let d = Divergence::new(&Pairs {
+        let pairs = Pairs {
             losses: losses([0.25, 0.5, 0.5]),
             original_losses: losses([0.5, 0.25, 0.5]),
             divergences: vec![0.0; 3],
             agreed: 1,
-        });
+        };
+        let d = Divergence::new(&pairs, None);
         let near = |found: f64, wanted: f64| assert!((found - wanted).abs() < 1e-12, "{found} {wanted}");
         near(d.nll_increase, 0.0);
         near(d.ppl_ratio, 1.0);

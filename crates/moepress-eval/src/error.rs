@@ -1,8 +1,9 @@
 //! Why an evaluation ended early.
 
 use moepress_calibrate::CalibrateError;
-use moepress_checkpoint::ErrorKind;
+use moepress_checkpoint::{CheckpointError, ErrorKind};
 use moepress_runtime::RuntimeError;
+use moepress_text::TextError;
 
 /// An error of evaluating a model.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +14,12 @@ pub enum EvalError {
     /// The model cannot be read layer by layer.
     #[error(transparent)]
     Walk(#[from] CalibrateError),
+    /// A file of distributions cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Text cannot be tokenized, or tokens not be read.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// There is nothing to predict.
     #[error("text {0:?} has no windows of at least 2 tokens, so nothing to predict")]
     Empty(String),
@@ -26,6 +33,16 @@ pub enum EvalError {
         model: usize,
         /// Tokens of the one it is compared with.
         against: usize,
+    },
+    /// Two models that cannot be walked side by side.
+    #[error("a model with {a} {what} cannot be compared with one that has {b}")]
+    Unlike {
+        /// What they differ in.
+        what: &'static str,
+        /// How many the first has.
+        a: usize,
+        /// How many the second has.
+        b: usize,
     },
     /// A likelihood or divergence that is NaN or infinite.
     #[error("text {0:?}: the model computes logits that are not finite: its weights are damaged")]
@@ -41,8 +58,10 @@ impl EvalError {
         match self {
             Self::Runtime(error) => Some(error.kind()),
             Self::Walk(error) => error.kind(),
+            Self::Checkpoint(error) => Some(error.kind()),
+            Self::Text(error) => Some(error.kind()),
             Self::NotFinite(_) | Self::Empty(_) | Self::NoTexts => Some(ErrorKind::BadInput),
-            Self::Vocabulary { .. } => Some(ErrorKind::Usage),
+            Self::Vocabulary { .. } | Self::Unlike { .. } => Some(ErrorKind::Usage),
             Self::Cancelled => None,
         }
     }

@@ -1,6 +1,7 @@
 //! The numbers of single tokens.
 
 use crate::EvalError;
+use crate::base::{Records, record};
 use crate::distance::Pairs;
 use crate::subject::Running;
 use moepress_calibrate::windows_per_chunk;
@@ -22,6 +23,8 @@ pub fn scoring_memory(vocab: usize, window: usize) -> u64 {
 pub(crate) struct Chunk {
     /// Its place among all chunks.
     pub(crate) index: usize,
+    /// The place of its first scored token among all.
+    pub(crate) record: usize,
     /// Index of their text.
     pub(crate) text: usize,
     pub(crate) ids: Vec<u32>,
@@ -32,7 +35,7 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     /// The rows whose prediction is scored, ascending.
-    fn scored(&self) -> Vec<u32> {
+    pub(crate) fn scored(&self) -> Vec<u32> {
         let window = |(index, &first): (usize, &usize)| {
             let start = index * self.window;
             (start + first - 1..start + self.window - 1).map(|row| row as u32)
@@ -47,6 +50,15 @@ pub(crate) struct Scores {
     pub(crate) pairs: Pairs,
     /// Seconds that threads spent in the model, and in the original.
     pub(crate) seconds: [f64; 2],
+    /// What is kept of the model's distributions, where that is wanted.
+    pub(crate) records: Vec<u8>,
+}
+
+/// What a model is compared with on a chunk.
+pub(crate) enum Original<'a> {
+    None,
+    Running(&'a Running<'a>),
+    Kept(&'a Records),
 }
 
 impl Scores {
@@ -61,38 +73,48 @@ impl Scores {
     }
 }
 
-/// Runs a chunk through the model, and through the original if it is compared with it.
+/// Runs a chunk through the model, and through the original if it is compared with it; with `keep`, that many of the
+/// likeliest tokens of every distribution are recorded.
 pub(crate) fn score(
     model: &Running<'_>,
-    against: Option<&Running<'_>>,
+    original: Original<'_>,
     chunk: &Chunk,
+    keep: Option<usize>,
 ) -> Result<Scores, EvalError> {
     let mut scores = Scores::default();
     let hidden = timed(&mut scores.seconds[0], || model.hidden(chunk))?;
-    let original = match against {
-        Some(original) => {
-            let hidden = timed(&mut scores.seconds[1], || original.hidden(chunk))?;
-            Some((original, hidden))
-        }
-        None => None,
+    let of_original = match original {
+        Original::Running(original) => Some(timed(&mut scores.seconds[1], || original.hidden(chunk))?),
+        Original::None | Original::Kept(_) => None,
     };
     let vocab = model.vocab();
-    for rows in chunk.scored().chunks((LOGITS / vocab).max(1)) {
+    for (part, rows) in chunk.scored().chunks((LOGITS / vocab).max(1)).enumerate() {
+        let start = part * (LOGITS / vocab).max(1);
         let logits = timed(&mut scores.seconds[0], || logits(model, &hidden, rows));
-        let seconds = &mut scores.seconds[1];
-        let expected = original
-            .as_ref()
-            .map(|(original, hidden)| timed(seconds, || self::logits(original, hidden, rows)));
+        let expected = match (&original, &of_original) {
+            (Original::Running(original), Some(hidden)) => {
+                Some(timed(&mut scores.seconds[1], || self::logits(original, hidden, rows)))
+            }
+            _ => None,
+        };
         for (at, &row) in rows.iter().enumerate() {
-            let at = at * vocab..(at + 1) * vocab;
+            let slice = at * vocab..(at + 1) * vocab;
             let target = chunk.ids[row as usize + 1] as usize;
-            let q = LogProbabilities::new(&logits[at.clone()]);
+            let q = LogProbabilities::new(&logits[slice.clone()]);
             scores.pairs.losses.push(-q.of(target));
+            if let Some(keep) = keep {
+                record(&q, target, keep, &mut scores.records);
+            }
             if let Some(expected) = &expected {
-                let p = LogProbabilities::new(&expected[at]);
+                let p = LogProbabilities::new(&expected[slice]);
                 scores.pairs.original_losses.push(-p.of(target));
                 scores.pairs.divergences.push(divergence(&p, &q));
                 scores.pairs.agreed += usize::from(p.likeliest == q.likeliest);
+            } else if let Original::Kept(records) = original {
+                let p = records.get(start + at);
+                scores.pairs.original_losses.push(-p.target());
+                scores.pairs.divergences.push(p.divergence(&q));
+                scores.pairs.agreed += usize::from(p.likeliest() == q.likeliest);
             }
         }
     }
@@ -113,22 +135,22 @@ fn logits(model: &Running<'_>, hidden: &Tensor<2>, rows: &[u32]) -> Vec<f32> {
 }
 
 /// log softmax of one row of logits, in f64.
-struct LogProbabilities<'a> {
-    logits: &'a [f32],
+pub(crate) struct LogProbabilities<'a> {
+    pub(crate) logits: &'a [f32],
     /// ln Σ exp(logit).
     normaliser: f64,
-    likeliest: usize,
+    pub(crate) likeliest: usize,
 }
 
 impl<'a> LogProbabilities<'a> {
-    fn new(logits: &'a [f32]) -> Self {
+    pub(crate) fn new(logits: &'a [f32]) -> Self {
         let likeliest = likeliest(logits) as usize;
         let largest = f64::from(logits[likeliest]);
         let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
         Self { logits, normaliser: largest + sum.ln(), likeliest }
     }
 
-    fn of(&self, id: usize) -> f64 {
+    pub(crate) fn of(&self, id: usize) -> f64 {
         f64::from(self.logits[id]) - self.normaliser
     }
 }
@@ -146,7 +168,7 @@ mod tests {
 
     #[test]
     fn rows_that_predict_scored_tokens() {
-        let chunk = Chunk { index: 0, text: 0, ids: vec![0; 10], window: 5, first: vec![1, 3] };
+        let chunk = Chunk { index: 0, record: 0, text: 0, ids: vec![0; 10], window: 5, first: vec![1, 3] };
         assert_eq!(chunk.scored(), [0, 1, 2, 3, 7, 8]);
     }
 

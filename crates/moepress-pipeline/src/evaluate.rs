@@ -2,9 +2,13 @@
 
 use crate::PipelineError;
 use crate::memory::{allowed, check};
+use crate::quiz::{Answers, Quiz};
 use moepress_calibrate::{Layout, PROGRAM, Spool, Work};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Files, Progress, Source};
-use moepress_eval::{Evaluation, Streamed, Subject, Text, decode_speed, evaluate, scoring_memory};
+use moepress_eval::{
+    Base, BaseWriter, Beside, Evaluation, Streamed, Subject, Text, decode_speed, evaluate_beside,
+    scoring_memory,
+};
 use moepress_model::ModelSpec;
 use moepress_runtime::{Blocks, Model};
 use moepress_stats::Needs;
@@ -64,6 +68,18 @@ impl Way {
     }
 }
 
+/// What a model is compared with.
+pub enum Against<'a> {
+    /// Nothing.
+    Nothing,
+    /// Another model.
+    Model(&'a Checkpoint),
+    /// What was kept of another model's distributions.
+    Base(&'a Base),
+    /// Nothing; the distributions of the model itself are kept.
+    Keep(&'a mut BaseWriter),
+}
+
 /// A model to evaluate on texts, alone or beside another.
 pub struct Evaluate<'a> {
     /// All input and output.
@@ -71,9 +87,11 @@ pub struct Evaluate<'a> {
     /// The model.
     pub model: &'a Checkpoint,
     /// What it is compared with.
-    pub against: Option<&'a Checkpoint>,
+    pub against: Against<'a>,
     /// On what.
     pub texts: &'a [Text],
+    /// Questions to ask, where there are any.
+    pub quiz: Option<Quiz<'a>>,
     /// The most that may be resident, in bytes; as much as the system has left when not given.
     pub memory: Option<u64>,
     /// A directory, not yet there, for what does not fit into memory.
@@ -82,8 +100,10 @@ pub struct Evaluate<'a> {
 
 /// What an evaluation came to.
 pub struct Evaluated {
-    /// The model on the texts, and the other in it.
-    pub evaluation: Evaluation,
+    /// The model on the texts, and the other in it; none without texts.
+    pub evaluation: Option<Evaluation>,
+    /// What questions came to.
+    pub answers: Answers,
     /// Tokens per second of greedy decoding, of the model and of the other; none where a model does not fit into
     /// memory, or there is nothing to decode from.
     pub decode: [Option<f64>; 2],
@@ -97,20 +117,35 @@ impl Evaluate<'_> {
     /// # Errors
     /// A model cannot be read or run on the texts, the memory is too little for any way of working, or the caller
     /// cancelled.
-    pub fn run(&self, prompt: Option<&[u32]>, progress: &dyn Progress) -> Result<Evaluated, PipelineError> {
-        let models: Vec<&Checkpoint> = [self.model].into_iter().chain(self.against).collect();
+    pub fn run(self, prompt: Option<&[u32]>, progress: &dyn Progress) -> Result<Evaluated, PipelineError> {
+        let other = match self.against {
+            Against::Model(model) => Some(model),
+            _ => None,
+        };
+        let models: Vec<&Checkpoint> = [self.model].into_iter().chain(other).collect();
         let specs: Vec<&ModelSpec> = models.iter().map(|model| model.spec()).collect();
         let lengths = || self.texts.iter().flat_map(|text| &text.windows).map(|window| window.ids.len());
-        let tokens = Tokens { all: lengths().sum(), window: lengths().max().unwrap_or(0) };
-        let limit = allowed(self.memory);
+        let context = specs.iter().map(|spec| spec.context).min().unwrap_or(0);
+        let asked = self.quiz.map_or(Tokens { all: 0, window: 0 }, |quiz| quiz.tokens(context));
+        let tokens = Tokens {
+            all: lengths().sum::<usize>().max(asked.all),
+            window: lengths().max().unwrap_or(0).max(asked.window),
+        };
+        let (limit, quiz) = (allowed(self.memory), self.quiz);
         let way = Way::choose(&specs, tokens, rayon::current_num_threads(), limit);
         check(way.least, self.memory, true)?;
         let Some(layouts) = way.layouts else {
             let loaded = models.iter().map(|&model| Blocks::load(model)).collect::<Result<Vec<_>, _>>()?;
             let subjects: Vec<Subject<'_>> = loaded.iter().map(Subject::Loaded).collect();
-            let evaluation = evaluate(&subjects[0], subjects.get(1), self.texts, progress)?;
+            let (evaluation, mut answers) = self.judge(&subjects, progress)?;
             drop(loaded);
-            return Ok(Evaluated { evaluation, decode: speeds(&models, prompt, limit)?, notes: vec![] });
+            quiz.iter().try_for_each(|quiz| quiz.write(&models, limit, &mut answers, progress))?;
+            return Ok(Evaluated {
+                evaluation,
+                answers,
+                decode: speeds(&models, prompt, limit)?,
+                notes: vec![],
+            });
         };
         self.files.create_dir(self.spool).map_err(|e| CheckpointError::writing(self.spool, e))?;
         let mut subjects = vec![];
@@ -119,14 +154,45 @@ impl Evaluate<'_> {
             let spool = Spool { files: self.files.clone(), dir };
             subjects.push(Subject::Streamed(Streamed { source, layout, spool }));
         }
-        let evaluation = evaluate(&subjects[0], subjects.get(1), self.texts, progress);
-        let removed = self.files.remove_dir_all(self.spool);
-        let evaluation = evaluation?;
-        removed.map_err(|e| CheckpointError::writing(self.spool, e))?;
+        let (files, spool) = (self.files, self.spool);
+        let judged = self.judge(&subjects, progress);
+        let removed = files.remove_dir_all(spool);
+        let (evaluation, mut answers) = judged?;
+        removed.map_err(|e| CheckpointError::writing(spool, e))?;
+        quiz.iter().try_for_each(|quiz| quiz.write(&models, limit, &mut answers, progress))?;
         let decode = speeds(&models, prompt, limit)?;
         let note =
             "evaluated layer by layer: with all weights in memory it would take more than there may be";
-        Ok(Evaluated { evaluation, decode, notes: vec![note.to_owned()] })
+        Ok(Evaluated { evaluation, answers, decode, notes: vec![note.to_owned()] })
+    }
+
+    /// Texts, then questions with choices.
+    fn judge(
+        self,
+        subjects: &[Subject<'_>],
+        progress: &dyn Progress,
+    ) -> Result<(Option<Evaluation>, Answers), PipelineError> {
+        let beside = self.against.beside(subjects.get(1));
+        let evaluation = match self.texts {
+            [] => None,
+            texts => Some(evaluate_beside(&subjects[0], beside, texts, progress)?),
+        };
+        let answers = self.quiz.map(|quiz| quiz.choose(subjects, progress)).transpose()?;
+        Ok((evaluation, answers.unwrap_or_default()))
+    }
+}
+
+impl<'a> Against<'a> {
+    fn beside<'b>(self, model: Option<&'b Subject<'b>>) -> Beside<'b>
+    where
+        'a: 'b,
+    {
+        match (self, model) {
+            (Self::Model(_), Some(model)) => Beside::Model(model),
+            (Self::Nothing | Self::Model(_), _) => Beside::Nothing,
+            (Self::Base(base), _) => Beside::Base(base),
+            (Self::Keep(writer), _) => Beside::Keep(writer),
+        }
     }
 }
 

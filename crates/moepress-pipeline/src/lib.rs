@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 mod clock;
+mod drift;
 mod edited;
 mod error;
 mod evaluate;
@@ -13,6 +14,7 @@ mod idle;
 mod layers;
 mod memory;
 mod plan;
+mod quiz;
 mod report;
 mod rounded;
 mod routing;
@@ -23,14 +25,16 @@ mod texts;
 mod write;
 
 pub use clock::Clock;
+pub use drift::{DriftReport, Walk, drift};
 pub use edited::Edited;
 pub use error::PipelineError;
-pub use evaluate::{Evaluate, Evaluated};
+pub use evaluate::{Against, Evaluate, Evaluated};
 pub use layers::{ExpertReport, LayerReport};
 pub use plan::{Plan, PlannedStage, SizeOf, Sizes, plan};
+pub use quiz::{Answers, Quiz};
 pub use report::{
-    CalibrationReport, Comparison, LossReport, PhaseReport, Report, SCHEMA_VERSION, Seconds, StageReport,
-    UnderMeasuredReport, Verdict,
+    BaseReport, CalibrationReport, Comparison, LossReport, PhaseReport, Report, SCHEMA_VERSION, Seconds,
+    StageReport, TaskReport, UnderMeasuredReport, Verdict,
 };
 pub use routing::{PairReport, RoutingReport, RunReport, SuccessionReport};
 pub use run::{Judge, Outcome, Render, Run, run};

@@ -1,12 +1,14 @@
 //! What a run did, for people and programs. The only part of an output that may differ between runs.
 
 use crate::PipelineError;
+use crate::drift::DriftReport;
 use crate::layers::LayerReport;
 use crate::plan::Sizes;
 use crate::routing::RoutingReport;
 use crate::texts::TextsReport;
-use moepress_eval::Evaluation;
+use moepress_eval::{Evaluation, TaskResult};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// The version of [`Report`]; what is added to it leaves the version alone, see `docs/report.md`.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -46,6 +48,14 @@ pub struct Report {
     pub evaluation: Option<Comparison>,
     /// Increases of the loss that decisions were taken by, where a stage predicts any.
     pub losses: Vec<LossReport>,
+    /// What questions with known answers came to, by task, under the keys of lm-evaluation-harness.
+    pub results: BTreeMap<String, TaskResult>,
+    /// The same of the original.
+    pub original_results: BTreeMap<String, TaskResult>,
+    /// Where the questions came from.
+    pub tasks: Vec<TaskReport>,
+    /// How the result and the original part on the way through their layers, where that was asked for.
+    pub drift: Option<DriftReport>,
     /// What the quality gates came to.
     pub gates: Vec<Verdict>,
     /// Wall time.
@@ -74,6 +84,23 @@ impl Report {
         bytes.push(b'\n');
         Ok(bytes)
     }
+}
+
+/// Where questions came from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TaskReport {
+    /// The name of the task.
+    pub name: String,
+    /// The file.
+    pub file: String,
+    /// SHA-256 of it.
+    pub sha256: String,
+    /// `multiple_choice` or `generate_until`.
+    pub kind: &'static str,
+    /// Examples before every question, the first of the file.
+    pub shots: usize,
+    /// Questions that were asked.
+    pub questions: usize,
 }
 
 /// A prediction that a stage decided by, and what came of it.
@@ -177,6 +204,9 @@ pub struct UnderMeasuredReport {
 pub struct Comparison {
     /// The original on the evaluation text; none where `eval` had none.
     pub original: Option<Evaluation>,
+    /// What stood in for the original, where that was a file of distributions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseReport>,
     /// The result on it, with its divergence from the original.
     pub compact: Evaluation,
     /// What was taken of every file of text.
@@ -186,6 +216,19 @@ pub struct Comparison {
     pub original_decode_tokens_per_second: Option<f64>,
     /// The same of the result.
     pub compact_decode_tokens_per_second: Option<f64>,
+}
+
+/// A file of an original's distributions.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BaseReport {
+    /// SHA-256 of its records.
+    pub sha256: String,
+    /// The model as it was named when they were kept.
+    pub model: String,
+    /// SHA-256 of the digests of the model's files.
+    pub model_sha256: String,
+    /// How many of the likeliest tokens are known of every distribution.
+    pub top: usize,
 }
 
 /// Wall time in seconds.

@@ -3,7 +3,7 @@
 use crate::PipelineError;
 use crate::clock::Clock;
 use crate::edited::Edited;
-use crate::evaluate::{Evaluate, Evaluated};
+use crate::evaluate::{Against, Evaluate, Evaluated};
 use crate::idle::idle_experts;
 use crate::layers::layers;
 use crate::memory::allowed;
@@ -17,6 +17,7 @@ use crate::texts::{TextSet, load_texts};
 use crate::write::write;
 use moepress_calibrate::{Means, Spool, Windows, ladders, rounding_costs, sweep, weight_statistics};
 use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, peak_memory};
+use moepress_eval::EvalError;
 use moepress_model::Edit;
 use moepress_nn::Device;
 use moepress_recipe::{Coverage, Recipe};
@@ -167,6 +168,10 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         }),
         evaluation,
         losses: vec![],
+        results: BTreeMap::new(),
+        original_results: BTreeMap::new(),
+        tasks: vec![],
+        drift: None,
         gates: vec![],
         seconds,
         phases: clock.phases(),
@@ -386,15 +391,18 @@ fn compare(
     let evaluation = Evaluate {
         files: job.files,
         model: &compact,
-        against: Some(original),
+        against: Against::Model(original),
         texts: &set.texts,
+        quiz: None,
         memory: job.recipe.limits.memory,
         spool: &staging.join("spool"),
     };
     let prompt = set.texts.first().and_then(|text| text.windows.first());
-    let Evaluated { mut evaluation, decode, notes } =
+    let Evaluated { evaluation, decode, notes, .. } =
         evaluation.run(prompt.map(|window| &window.ids[..]), progress)?;
+    let mut evaluation = evaluation.ok_or(EvalError::NoTexts)?;
     let comparison = Comparison {
+        base: None,
         sampling: set.report.clone(),
         original_decode_tokens_per_second: decode[1],
         compact_decode_tokens_per_second: decode[0],

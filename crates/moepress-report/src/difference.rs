@@ -38,9 +38,14 @@ pub fn difference(a: &Value, b: &Value) -> Changed {
     let mut names = texts(a);
     let more: Vec<String> = texts(b).into_iter().filter(|name| !names.contains(name)).collect();
     names.extend(more);
+    let tasks = [a, b].into_iter().filter_map(|report| report["results"].as_object());
+    let tasks: BTreeSet<String> = tasks.flat_map(|results| results.keys().cloned()).collect();
+    let tasks: Vec<String> = tasks.into_iter().collect();
     let mut metrics = Vec::new();
     for metric in METRICS {
-        let of = names.iter().filter(|_| metric.has_texts()).map(|name| Some(name.as_str()));
+        let of = if metric.has_tasks() { &tasks } else { &names };
+        let of =
+            of.iter().filter(|_| metric.has_texts() || metric.has_tasks()).map(|name| Some(name.as_str()));
         for text in [None].into_iter().chain(of) {
             let [a, b] = [a, b].map(|report| metric.value(report, text));
             if a.is_none() && b.is_none() {

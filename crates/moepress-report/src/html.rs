@@ -47,8 +47,19 @@ pub fn html(report: &Report) -> String {
     if let Some(comparison) = &report.evaluation {
         body += &quality(comparison);
     }
+    if let Some(rows) = tables::answers(report) {
+        let note = "Questions with known answers: the share of right ones, ± one standard error. flips are the questions \
+                    that only one of both models gets right, changed those that they answer differently.";
+        body += &section("Questions", &format!("<p>{note}</p>\n{}", table(&rows)));
+    }
     body += &experts(report);
     body += &routing(report);
+    if let Some(rows) = tables::drift(report) {
+        let note = "Both models side by side on the same tokens. Signal to noise is 10 log₁₀(Σ a² / Σ (a − b)²) of the hidden \
+                    states after a layer, each model on its own; of the layer alone, of what it adds to the hidden \
+                    states of the original. The experts of a token are compared by what became of them.";
+        body += &section("On the way through the layers", &format!("<p>{note}</p>\n{}", table(&rows)));
+    }
     body += &stages(report);
     body += &losses(report);
     if report.command == "run" {

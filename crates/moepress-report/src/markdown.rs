@@ -33,6 +33,12 @@ pub fn markdown(report: &Report) -> String {
         text += &section("Evaluated on", &table(&tables::files(&comparison.sampling)));
         text += &section("Speed", &table(&tables::speed(comparison)));
     }
+    if let Some(answers) = tables::answers(report) {
+        text += &section("Questions", &table(&answers));
+    }
+    if let Some(drift) = tables::drift(report) {
+        text += &section("On the way through the layers", &table(&drift));
+    }
     if let Some(losses) = tables::losses(report) {
         text += &section("Predicted and measured loss", &table(&losses));
     }

@@ -1,11 +1,15 @@
 //! Reports for tests.
 
-use moepress_eval::{Divergence, Evaluation, Histogram, Increase, Likelihood, Overall, TextScore};
-use moepress_pipeline::{
-    CalibrationReport, Comparison, ExpertReport, LayerReport, LossReport, PairReport, PhaseReport, Report,
-    RoutingReport, RunReport, Seconds, SizeOf, Sizes, StageReport, SuccessionReport, TextReport, TextsReport,
-    UnderMeasuredReport, Verdict,
+use moepress_eval::{
+    Distance, Divergence, Drift, Evaluation, Histogram, Increase, Likelihood, Overall, Step, TaskResult,
+    TextScore,
 };
+use moepress_pipeline::{
+    CalibrationReport, Comparison, DriftReport, ExpertReport, LayerReport, LossReport, PairReport,
+    PhaseReport, Report, RoutingReport, RunReport, Seconds, SizeOf, Sizes, StageReport, SuccessionReport,
+    TaskReport, TextReport, TextsReport, UnderMeasuredReport, Verdict,
+};
+use std::collections::BTreeMap;
 
 const TEXTS: [&str; 3] = ["novel", "drama", "code"];
 
@@ -43,6 +47,10 @@ pub(crate) fn plain() -> Report {
         calibration: None,
         evaluation: None,
         losses: vec![],
+        results: BTreeMap::new(),
+        original_results: BTreeMap::new(),
+        tasks: vec![],
+        drift: None,
         gates: vec![],
         phases: [("read text and headers", 0.3), ("measure for prune_atoms", 8.4), ("apply and write", 0.6)]
             .map(|(what, seconds)| PhaseReport {
@@ -79,6 +87,7 @@ pub(crate) fn evaluated() -> Report {
             .to_vec(),
     };
     let evaluation = Comparison {
+        base: None,
         sampling: sampling(),
         original: Some(evaluation(0.0, None)),
         compact: evaluation(0.055, Some(divergence())),
@@ -103,6 +112,17 @@ pub(crate) fn evaluated() -> Report {
         layers,
         losses,
         gates,
+        results: BTreeMap::from([("quiz".to_owned(), answers(0.61))]),
+        original_results: BTreeMap::from([("quiz".to_owned(), answers(0.64))]),
+        tasks: vec![TaskReport {
+            name: "quiz".to_owned(),
+            file: "quiz.jsonl".to_owned(),
+            sha256: "ba78".to_owned(),
+            kind: "multiple_choice",
+            shots: 2,
+            questions: 40,
+        }],
+        drift: Some(drift()),
         routing,
         routing_after,
         ..plain()
@@ -185,6 +205,35 @@ fn routing(layer: usize) -> RoutingReport {
     }
 }
 
+fn answers(acc: f64) -> TaskResult {
+    let names = ["acc", "acc_norm", "acc_bytes", "exact_match", "flips"];
+    let figures =
+        names.iter().flat_map(|name| [(format!("{name},none"), acc), (format!("{name}_stderr,none"), 0.07)]);
+    TaskResult { alias: "quiz".to_owned(), samples: 40, figures: figures.collect() }
+}
+
+fn drift() -> DriftReport {
+    let distance = |cosine, sqnr| Distance { cosine, sqnr_db: Some(sqnr) };
+    let routing = Drift { tokens: 2048, changed: 0.31, kept: 0.91, coverage: 0.98, coverage_after: 0.97 };
+    let step = |place: &str, layer: Option<usize>, sqnr| Step {
+        place: place.to_owned(),
+        layer,
+        states: distance(0.99, sqnr),
+        alone: layer.map(|_| distance(0.98, sqnr + 4.0)),
+        routing: layer.map(|_| routing),
+    };
+    let layers = (1..4).map(|layer| step(&format!("layer {layer}"), Some(layer), 30.0 - 3.0 * layer as f64));
+    let steps = [step("embedding", None, 41.0)].into_iter().chain(layers).chain([step("logits", None, 17.0)]);
+    DriftReport {
+        tokens: 2048,
+        changed: 0.31,
+        kept: 0.91,
+        coverage: 0.98,
+        coverage_after: 0.97,
+        steps: steps.collect(),
+    }
+}
+
 fn evaluation(worse: f64, divergence: Option<Divergence>) -> Evaluation {
     let likelihood = |nll: f64| {
         let nll = nll + worse;
@@ -212,11 +261,12 @@ fn evaluation(worse: f64, divergence: Option<Divergence>) -> Evaluation {
     });
     let overall =
         Overall { likelihood: likelihood(3.33), by_token: likelihood(3.35), divergence, histogram, increase };
-    Evaluation { overall, texts, tokens_per_second: 4100.0, original: None }
+    Evaluation { overall, texts, tokens_per_second: Some(4100.0), original: None }
 }
 
 fn divergence() -> Divergence {
     Divergence {
+        top: None,
         mean: 0.0412,
         stderr: 0.0006,
         median: 0.0201,

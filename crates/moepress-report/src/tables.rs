@@ -1,7 +1,7 @@
 //! The numbers of a report as rows of text, once for every form it takes.
 
 use crate::units::{bytes, change, count, fixed, memory, percent, seconds, times};
-use moepress_eval::{Evaluation, Likelihood, TextScore};
+use moepress_eval::{Distance, Evaluation, Likelihood, Step, TextScore};
 use moepress_pipeline::{
     CalibrationReport, Comparison, LayerReport, LossReport, PhaseReport, Report, RoutingReport, SizeOf,
     TextReport, TextsReport, Verdict,
@@ -181,8 +181,8 @@ pub(crate) fn speed(comparison: &Comparison) -> Table {
     );
     let scoring = row(
         "scoring texts, all threads",
-        comparison.original.as_ref().map(|original| original.tokens_per_second),
-        Some(comparison.compact.tokens_per_second),
+        comparison.original.as_ref().and_then(|original| original.tokens_per_second),
+        comparison.compact.tokens_per_second,
     );
     let rows = [decode, scoring].into_iter().flatten().collect();
     Table::new(&["tokens per second", "original", "compact", "times"], rows)
@@ -209,6 +209,57 @@ pub(crate) fn losses(report: &Report) -> Option<Table> {
     let rows: Vec<_> = report.losses.iter().map(row).collect();
     (!rows.is_empty())
         .then(|| Table::new(&["increase of the loss, nats per token", "predicted", "measured"], rows))
+}
+
+/// What questions came to, the original's figures beside; none without questions.
+pub(crate) fn answers(report: &Report) -> Option<Table> {
+    let mut rows = vec![];
+    for task in &report.tasks {
+        let Some(result) = report.results.get(&task.name) else { continue };
+        let original = report.original_results.get(&task.name);
+        for (key, value) in &result.figures {
+            let Some(name) = key.strip_suffix(",none").filter(|name| !name.ends_with("_stderr")) else {
+                continue;
+            };
+            let stderr = result.figures.get(&format!("{name}_stderr,none")).copied().unwrap_or_default();
+            let before = original.and_then(|original| original.figures.get(key)).map(|value| percent(*value));
+            rows.push(vec![
+                format!("{}, {name}", task.name),
+                count(task.questions as u64),
+                count(task.shots as u64),
+                before.unwrap_or_else(|| "-".to_owned()),
+                format!("{} ± {}", percent(*value), percent(stderr)),
+            ]);
+        }
+    }
+    let head = ["task", "questions", "examples before each", "original", "compact"];
+    (!rows.is_empty()).then(|| Table::new(&head, rows))
+}
+
+/// How the models part on the way through their layers; none where that was not asked for.
+pub(crate) fn drift(report: &Report) -> Option<Table> {
+    let drift = report.drift.as_ref()?;
+    let sqnr = |distance: &Distance| distance.sqnr_db.map_or("same".to_owned(), |db| fixed(db, 1));
+    let none = || "-".to_owned();
+    let row = |step: &Step| {
+        let shares = step.routing.map(|r| [r.changed, r.kept, r.coverage, r.coverage_after].map(percent));
+        let alone = step.alone.as_ref().map_or_else(none, sqnr);
+        let states = vec![step.place.clone(), fixed(step.states.cosine, 4), sqnr(&step.states), alone];
+        [states, shares.unwrap_or_else(|| [(); 4].map(|()| none())).into()].concat()
+    };
+    let head = [
+        "after",
+        "cosine",
+        "signal to noise, dB",
+        "of the layer alone",
+        "tokens with other experts",
+        "choices kept",
+        "experts reached, original",
+        "compact",
+    ];
+    let shares = [drift.changed, drift.kept, drift.coverage, drift.coverage_after].map(percent);
+    let total = [vec!["mean over layers".to_owned(), none(), none(), none()], shares.into()].concat();
+    Some(Table { total: Some(total), ..Table::new(&head, drift.steps.iter().map(row).collect()) })
 }
 
 /// The files that were evaluated on.

@@ -17,6 +17,7 @@ mod toy;
 
 pub use chat::ChatTemplate;
 pub use error::TextError;
+pub use lines::{NumberedObject, json_lines};
 pub use plain::read_text;
 pub use protocol::Protocol;
 pub use sampler::{Bos, Form, Sampler, Sampling, Window, Windows};

@@ -3,12 +3,14 @@
 use crate::TextError;
 use moepress_checkpoint::{CheckpointError, Files, ReadAt, parse_json};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Bytes of a line at most.
 const MAX_LINE: usize = 16 << 20;
+/// Bytes of a file that is read as a whole.
+const MAX_FILE: u64 = 256 << 20;
 const CHUNK: usize = 1 << 20;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -105,6 +107,16 @@ impl Line<'_> {
     /// # Errors
     /// The line is not UTF-8, not JSON, no object, or without such a field.
     pub(crate) fn field<V: DeserializeOwned>(&self, field: &str) -> Result<V, TextError> {
+        let mut object: BTreeMap<String, V> = self.object()?;
+        object.remove(field).ok_or_else(|| {
+            let there = object.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let there = if there.is_empty() { "nothing".to_owned() } else { there };
+            self.bad(format!("has no field {field:?} (it has {there}; the recipe names it with `field`)"))
+        })
+    }
+
+    /// The object that the line is.
+    fn object<V: DeserializeOwned>(&self) -> Result<BTreeMap<String, V>, TextError> {
         let place = format!("line {}", self.number);
         let object = parse_json(self.path, &place, &self.bytes).map_err(|error| match error {
             // There is but one line as far as the parser knows.
@@ -115,18 +127,34 @@ impl Line<'_> {
             },
             other => other,
         });
-        let mut object: BTreeMap<String, V> = object?;
-        object.remove(field).ok_or_else(|| {
-            let there = object.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            let there = if there.is_empty() { "nothing".to_owned() } else { there };
-            self.bad(format!("has no field {field:?} (it has {there}; the recipe names it with `field`)"))
-        })
+        Ok(object?)
     }
 
     /// An error of this line.
     pub(crate) fn bad(&self, reason: String) -> TextError {
         bad(self.path, self.number, reason)
     }
+}
+
+/// The number of a line, and the object that it is.
+pub type NumberedObject = (usize, Map<String, Value>);
+
+/// The objects of a file of JSON lines, all of them in memory.
+///
+/// # Errors
+/// The file is missing or larger than 256 MiB, or a line is no object of JSON (says which).
+pub fn json_lines(files: &dyn Files, path: &Path) -> Result<Vec<NumberedObject>, TextError> {
+    let mut lines = Lines::open(files, path)?;
+    if lines.file.len() > MAX_FILE {
+        let reason =
+            format!("has {} bytes, more than the {MAX_FILE} that such a file may have", lines.file.len());
+        return Err(CheckpointError::bad_input(path, "file", reason).into());
+    }
+    let mut objects = Vec::new();
+    while let Some(line) = lines.next()? {
+        objects.push((line.number, line.object()?.into_iter().collect()));
+    }
+    Ok(objects)
 }
 
 fn bad(path: &Path, number: usize, reason: String) -> TextError {

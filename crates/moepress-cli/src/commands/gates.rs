@@ -83,6 +83,15 @@ impl Gates {
         self.gates.iter().map(|gate| gate.judge(&report, self.baseline.as_ref())).collect()
     }
 
+    /// Refuses what will not be measured after all.
+    pub fn check(&self, available: &Available<'_>) -> Result<(), Failure> {
+        let available = Available { baseline: self.baseline.as_ref(), ..available.clone() };
+        self.gates.iter().try_for_each(|gate| {
+            let wrong = |reason| Failure::usage(format!("gate '{}': {reason}", gate.text()));
+            gate.check(&available).map_err(wrong)
+        })
+    }
+
     /// Writes the verdicts where they are wanted.
     pub fn finish(self, verdicts: &[Verdict]) -> Result<Ending, Failure> {
         if let Some(file) = self.junit {

@@ -1,6 +1,7 @@
 //! The commands, one file each: arguments, help, work.
 
 pub mod bench;
+pub mod compare;
 pub mod eval;
 mod experts;
 pub mod gates;

@@ -77,9 +77,11 @@ impl Args {
             speed: recipe.evaluate.is_some(),
             calibration: recipe.calibration.is_some(),
             original: true,
+            original_model: true,
             whole_distributions: true,
             baseline: None,
             texts,
+            ..Available::default()
         };
         let apart = [("model", recipe.model.as_path()), ("output", out.as_path())];
         let gates = self.gates.open(context, Some(&recipe), available, &apart)?;

@@ -45,9 +45,15 @@ pub struct Gate {
 pub struct Available<'a> {
     /// Names of the texts that are evaluated on.
     pub texts: Vec<String>,
+    /// Names of the tasks that are asked.
+    pub tasks: Vec<String>,
+    /// Whether both models are walked.
+    pub drift: bool,
     /// Whether the model is compared with the original, token by token.
     pub original: bool,
-    /// Whether that comparison knows the original's whole distributions.
+    /// Whether the original itself is there, not only its distributions.
+    pub original_model: bool,
+    /// Whether the comparison token by token knows the original's whole distributions.
     pub whole_distributions: bool,
     /// Whether speed is measured.
     pub speed: bool,
@@ -75,7 +81,7 @@ impl FromStr for Gate {
             None => (word, None),
         };
         let metric = Metric::named(name)?;
-        if of.is_some() && !metric.has_texts() {
+        if of.is_some() && !metric.has_texts() && !metric.has_tasks() {
             return Err(format!("`{name}` is not measured text by text"));
         }
         let bound = bound(rest)?;
@@ -179,10 +185,11 @@ impl Gate {
     /// # Errors
     /// What it needs, and how to have it.
     pub fn check(&self, available: &Available<'_>) -> Result<(), String> {
-        let needs = if self.has(Unit::Original) && self.metric.needs == Needs::Text {
-            Needs::Original
-        } else {
-            self.metric.needs
+        let needs = match self.metric.needs {
+            Needs::Text if self.has(Unit::Original) => Needs::Original,
+            Needs::Tasks if self.has(Unit::Original) => Needs::TasksOfOriginal,
+            Needs::Nothing if self.has(Unit::Original) => Needs::OriginalSize,
+            needs => needs,
         };
         let text = !available.texts.is_empty();
         let lacks = match needs {
@@ -199,23 +206,38 @@ impl Gate {
                  divergence from below (save it with --base-top all)",
                 )
             }
-            Needs::OriginalSize if !available.original => {
+            Needs::OriginalSize if !available.original_model => {
                 Some("needs the original to compare with: --against")
             }
             Needs::Run if !available.speed => {
                 Some("is measured by `moepress run` with `evaluate` in the recipe")
             }
+            Needs::Tasks | Needs::TasksOfOriginal if available.tasks.is_empty() => {
+                Some("needs questions: `moepress eval --task FILE`")
+            }
+            Needs::TasksOfOriginal if !available.original_model => {
+                Some("needs the original to compare with: --against")
+            }
+            Needs::Drift if !available.drift => Some("is measured by `moepress eval --drift`"),
             Needs::Calibration if !available.calibration => Some("is measured by a run that calibrates"),
             _ => None,
         };
         if let Some(lacks) = lacks {
             return Err(lacks.to_owned());
         }
-        if let Some(of) = &self.of
-            && !available.texts.contains(of)
-        {
-            let known = available.texts.iter().map(String::as_str).collect::<Vec<_>>();
-            return Err(moepress_recipe::unknown_word("text", of, &known));
+        let (kind, names) = match self.metric.has_tasks() {
+            true => ("task", &available.tasks),
+            false => ("text", &available.texts),
+        };
+        match &self.of {
+            Some(of) if !names.contains(of) => {
+                let known = names.iter().map(String::as_str).collect::<Vec<_>>();
+                return Err(moepress_recipe::unknown_word(kind, of, &known));
+            }
+            None if self.metric.has_tasks() && names.len() > 1 => {
+                return Err(format!("name the task: {}[{}]", self.metric.name, names[0]));
+            }
+            _ => {}
         }
         if self.needs_baseline() {
             let of = self.of.as_deref();
@@ -314,7 +336,10 @@ mod tests {
         let report = serde_json::to_value(sample::plain()).unwrap();
         let all = Available {
             texts: vec!["novel".into()],
+            tasks: vec!["quiz".into(), "more".into()],
+            drift: true,
             original: true,
+            original_model: true,
             whole_distributions: true,
             speed: true,
             calibration: true,
@@ -333,7 +358,17 @@ mod tests {
             lacks("bpw>baseline", &Available { baseline: None, ..all.clone() }).contains("--baseline FILE")
         );
         assert!(lacks("nll>baseline", &all).contains("the stored report has no `nll`"));
-        for text in ["nll[novel]>3", "size_ratio>0.3", "bpw>baseline", "decode_tokens_per_second<1"] {
+        assert!(lacks("acc<0.5", &all).contains("name the task: acc[quiz]"));
+        assert!(lacks("acc[quip]<0.5", &all).contains("unknown task `quip`; did you mean `quiz`?"));
+        assert!(lacks("flips>0.1", &Available { tasks: vec![], ..all.clone() }).contains("--task FILE"));
+        let unasked = Available { original_model: false, ..all.clone() };
+        assert!(lacks("flips[quiz]>0.1", &unasked).contains("--against"));
+        assert!(lacks("bpw>0.5*original", &unasked).contains("--against"));
+        assert!(lacks("acc[quiz]<0.9*original", &unasked).contains("--against"));
+        assert!(lacks("routing_kept<1", &Available { drift: false, ..all.clone() }).contains("--drift"));
+        for text in
+            ["acc[quiz]<0.5", "nll[novel]>3", "size_ratio>0.3", "bpw>baseline", "decode_tokens_per_second<1"]
+        {
             assert_eq!(gate(text).check(&all), Ok(()), "{text}");
         }
     }

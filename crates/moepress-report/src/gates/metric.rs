@@ -18,6 +18,12 @@ pub enum Needs {
     Run,
     /// A run that measures the original on calibration text.
     Calibration,
+    /// Questions with known answers.
+    Tasks,
+    /// Those, and the original to compare with.
+    TasksOfOriginal,
+    /// A walk through both models.
+    Drift,
 }
 
 /// Where a figure is in a report.
@@ -31,6 +37,8 @@ enum At {
     Score(&'static str, &'static str),
     /// The same; the scores of all texts have it at the first place, those of one at the second.
     Scores([&'static str; 2], [&'static str; 2]),
+    /// A key of the results of a task, and that of its standard error.
+    Task(&'static str, &'static str),
 }
 
 /// A figure that a report has.
@@ -79,8 +87,31 @@ const fn distance(
     metric(name, meaning, Needs::Original, At::Score(value, stderr))
 }
 
+const fn task(
+    name: &'static str,
+    meaning: &'static str,
+    value: &'static str,
+    stderr: &'static str,
+) -> Metric {
+    let at = At::Task(value, stderr);
+    Metric { name, meaning, needs: Needs::Tasks, at, original: Some(at) }
+}
+
+/// Parts of a divergence that do not take the whole distributions.
+const ANY: [&str; 9] = [
+    "divergence/top1_agreement",
+    "divergence/top1_stderr",
+    "divergence/delta_p_mean",
+    "divergence/delta_p_stderr",
+    "divergence/delta_p_rms",
+    "divergence/nll_increase",
+    "divergence/nll_increase_stderr",
+    "divergence/ppl_ratio",
+    "divergence/ppl_ratio_stderr",
+];
+
 /// All of them.
-pub const METRICS: [Metric; 25] = [
+pub const METRICS: [Metric; 33] = [
     score("nll", "negative log-likelihood in nats per token, the mean over texts", "nll", "stderr"),
     score("ppl", "perplexity, exp of nll", "perplexity", "perplexity_stderr"),
     score("bits_per_byte", "bits per byte of text", "bits_per_byte", ""),
@@ -127,6 +158,34 @@ pub const METRICS: [Metric; 25] = [
         "divergence/delta_p_stderr",
     ),
     distance("delta_p_rms", "root mean square of that change", "divergence/delta_p_rms", ""),
+    task("acc", "share of right choices", "acc,none", "acc_stderr,none"),
+    task("acc_norm", "the same by likelihood per character", "acc_norm,none", "acc_norm_stderr,none"),
+    task("acc_bytes", "the same by likelihood per byte", "acc_bytes,none", "acc_bytes_stderr,none"),
+    task("exact_match", "share of exactly right answers", "exact_match,none", "exact_match_stderr,none"),
+    metric(
+        "flips",
+        "share of questions that only one of both gets right",
+        Needs::TasksOfOriginal,
+        At::Task("flips,none", "flips_stderr,none"),
+    ),
+    metric(
+        "routing_changed",
+        "share of tokens whose set of experts is another, the mean over layers",
+        Needs::Drift,
+        At::Report("/drift/changed"),
+    ),
+    metric(
+        "routing_kept",
+        "share of the original's choices of experts that are made too",
+        Needs::Drift,
+        At::Report("/drift/kept"),
+    ),
+    metric(
+        "routing_coverage",
+        "share of experts that tokens of the evaluation reach",
+        Needs::Drift,
+        At::Report("/drift/coverage_after"),
+    ),
     size("size_bytes", "bytes of all tensors", "/after/bytes", "/before/bytes"),
     size("weights", "number of weights", "/after/weights", "/before/weights"),
     size("bpw", "bits per weight, everything counted", "/after/bpw", "/before/bpw"),
@@ -181,6 +240,11 @@ impl Metric {
         matches!(self.at, At::Score(..) | At::Scores(..))
     }
 
+    /// Whether tasks have it one by one.
+    pub fn has_tasks(&self) -> bool {
+        matches!(self.at, At::Task(..))
+    }
+
     /// Whether the original has it too.
     pub fn has_original(&self) -> bool {
         self.original.is_some()
@@ -188,10 +252,11 @@ impl Metric {
 
     /// Whether it has a standard error.
     pub fn has_stderr(&self) -> bool {
-        matches!(self.at, At::Score(_, stderr) if !stderr.is_empty()) || matches!(self.at, At::Scores(..))
+        matches!(self.at, At::Score(_, stderr) if !stderr.is_empty())
+            || matches!(self.at, At::Scores(..) | At::Task(..))
     }
 
-    /// Its value in a report, of one text or of all; none when it was not measured.
+    /// Its value in a report, of one text or of all, of one task or of the only one; none when it was not measured.
     pub fn value(&self, report: &Value, text: Option<&str>) -> Option<f64> {
         find(self.at, report, "compact", text, 0)
     }
@@ -228,6 +293,15 @@ fn find(at: At, report: &Value, model: &str, text: Option<&str>, which: usize) -
         }
         At::Score(value, stderr) => ([value, stderr], [value, stderr]),
         At::Scores(of_all, of_one) => (of_all, of_one),
+        At::Task(value, stderr) => {
+            let results = if model == "compact" { "results" } else { "original_results" };
+            let results = report.get(results)?.as_object()?;
+            let result = match text {
+                Some(name) => results.get(name)?,
+                None => results.values().next().filter(|_| results.len() == 1)?,
+            };
+            return result.get([value, stderr][which])?.as_f64();
+        }
     };
     let evaluation = report.pointer("/evaluation")?.get(model)?;
     let (scores, path) = match text {
@@ -237,7 +311,12 @@ fn find(at: At, report: &Value, model: &str, text: Option<&str>, which: usize) -
             (texts.iter().find(|text| text["name"] == name)?, of_one[which])
         }
     };
-    scores.pointer(&format!("/{path}")).filter(|_| !path.is_empty())?.as_f64()
+    // A bound from below is no figure to judge by.
+    let known = |path: &str| {
+        let of_distributions = path.starts_with("divergence/") && !ANY.contains(&path);
+        !of_distributions || scores.pointer("/divergence/top").is_none()
+    };
+    scores.pointer(&format!("/{path}")).filter(|_| !path.is_empty() && known(path))?.as_f64()
 }
 
 #[cfg(test)]
@@ -254,6 +333,10 @@ mod tests {
             assert_eq!(metric.of_original(&report, None).is_some(), metric.has_original(), "{}", metric.name);
             let of_text = metric.value(&report, Some("drama"));
             assert!(of_text.is_some() || !metric.has_texts(), "{}", metric.name);
+            assert_eq!(
+                metric.value(&report, Some("quiz")).is_some() && metric.has_tasks(),
+                metric.has_tasks()
+            );
             assert_eq!(metric.value(&report, Some("drame")).filter(|_| metric.has_texts()), None);
         }
         let names: std::collections::BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
