@@ -1,7 +1,7 @@
 //! `assign_bits`: chooses a format for every matrix so that the whole model fits a budget.
 //!
 //! Parameters: `method`, one of `bpw` (bits per weight of the whole model) and `bytes` (of all tensors),
-//! `formats`, `classes`, `group`, `symmetric`.
+//! `formats`, `classes`, `group`, `symmetric`, `scales`.
 //!
 //! Method `loss_aware`: a choice costs the loss that a diagonal Fisher predicts for its rounding errors, and
 //! the cheapest choices within the budget are found by the convex hull of every matrix, with a proven gap
@@ -9,7 +9,7 @@
 
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError};
-use crate::targets::{any_grouped, classes, code_names, format, matrices};
+use crate::targets::{CODES, any_grouped, classes, format, matrices};
 use moepress_model::{Class, Edit, ModelSpec, Tensor};
 use moepress_numerics::knapsack::{Choice, KnapsackError, allocate};
 use moepress_quant::Format;
@@ -31,7 +31,7 @@ struct AssignBits {
 
 pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     let params = &spec.params;
-    params.only(&["method", "bpw", "bytes", "formats", "classes", "group", "symmetric"])?;
+    params.only(&["method", "bpw", "bytes", "formats", "classes", "group", "symmetric", "scales"])?;
     params.word("method", Some("loss_aware"), &["loss_aware"])?;
     let budget = match (params.has("bpw"), params.bytes("bytes")?) {
         (true, None) => Budget::Bpw(params.f64_in("bpw", None, 0.1..=32.0)?),
@@ -41,8 +41,9 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
             return Err(spec.error("needs a budget: `bpw` (bits per weight of the whole model) or `bytes`"));
         }
     };
-    let words = params.words("formats", None, &code_names())?;
-    let formats = words.iter().map(|word| format(word, params)).collect::<Result<_, _>>()?;
+    let words = params.words("formats", None, &CODES)?;
+    let formats =
+        words.iter().map(|word| format(word, params).map(Format::Grouped)).collect::<Result<_, _>>()?;
     Ok(Box::new(AssignBits { budget, formats, classes: classes(params)?, params: spec.clone() }))
 }
 

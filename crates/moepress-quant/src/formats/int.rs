@@ -36,6 +36,7 @@ impl Asymmetric {
 impl GroupFormat for Asymmetric {
     /// The offset is the f16 number at or just below the minimum; the scale reaches the maximum to within
     /// half a step. A group that is one f16 number is exact, with scale zero.
+    #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
         let Some((min, max)) = extremes(w) else { return Ok(Grid::default()) };
@@ -51,12 +52,12 @@ impl GroupFormat for Asymmetric {
         Ok(best.map_or(all, |best| descend(self, Scale::F16, w, weights, best)))
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&self, w: f32, grid: Grid) -> u8 {
         to_code((w - grid.offset) * grid.inverse_scale(), self.bits)
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&self, code: u8, grid: Grid) -> f32 {
         grid.scale * f32::from(code) + grid.offset
     }
@@ -73,6 +74,7 @@ impl GroupFormat for Symmetric {
     /// With 2 bits (−2, −1, 0, 1) that would leave ternary. There the scale is the best, by (weighted)
     /// squared error, of ±c/8 of the largest magnitude, c = 8 … 3; a negative scale mirrors the levels to
     /// (2, 1, 0, −1), and the first of equals wins.
+    #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
         let Some((min, max)) = extremes(w) else { return Ok(Grid::default()) };
@@ -100,12 +102,12 @@ impl GroupFormat for Symmetric {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&self, w: f32, grid: Grid) -> u8 {
         to_code(w * grid.inverse_scale() + middle(self.bits), self.bits)
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&self, code: u8, grid: Grid) -> f32 {
         grid.scale * (f32::from(code) - middle(self.bits))
     }
@@ -122,7 +124,7 @@ fn middle(bits: u32) -> f32 {
 }
 
 /// The nearest code, ties to even.
-#[inline]
+#[inline(always)]
 fn to_code(level: f32, bits: u32) -> u8 {
     let level = level.max(0.0).min(top(bits));
     // From 2^23 on f32 numbers are the integers, so the addition rounds and the low bits are the code:
@@ -131,6 +133,7 @@ fn to_code(level: f32, bits: u32) -> u8 {
 }
 
 /// The smallest and the largest of finite weights.
+#[inline(always)]
 fn extremes(w: &[f32]) -> Option<(f32, f32)> {
     let first = *w.first()?;
     // Eight running extremes instead of one chain of comparisons.

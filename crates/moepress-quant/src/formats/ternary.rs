@@ -26,6 +26,7 @@ pub(super) enum Asymmetric {
 
 impl GroupFormat for Symmetric {
     /// Only [`Optimal`](Self::Optimal) heeds `weights`.
+    #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
         let scale = match self {
@@ -36,13 +37,13 @@ impl GroupFormat for Symmetric {
         Ok(Grid { scale: nearest(scale as f32)?, offset: 0.0 })
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&self, w: f32, grid: Grid) -> u8 {
         let on = (2.0 * w.abs() > grid.scale) & (grid.scale > 0.0);
         u8::from(on) << u8::from(w < 0.0)
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&self, code: u8, grid: Grid) -> f32 {
         grid.scale * (f32::from(code & 1) - f32::from(code >> 1))
     }
@@ -50,6 +51,7 @@ impl GroupFormat for Symmetric {
 
 impl GroupFormat for Asymmetric {
     /// Only [`Optimal`](Self::Optimal) heeds `weights`.
+    #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
         let level = |sign: f32| match self {
@@ -60,14 +62,14 @@ impl GroupFormat for Asymmetric {
         Ok(Grid { scale: nearest(level(1.0))?, offset: 0.0 - nearest(level(-1.0))? })
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&self, w: f32, grid: Grid) -> u8 {
         let above = (2.0 * w > grid.scale) & (grid.scale > 0.0);
         let below = (2.0 * w < grid.offset) & (grid.offset < 0.0);
         u8::from(above) | u8::from(below) << 1
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&self, code: u8, grid: Grid) -> f32 {
         [0.0, grid.scale, grid.offset, 0.0][usize::from(code & 3)]
     }
