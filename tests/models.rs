@@ -101,7 +101,10 @@ fn row_25_an_expert_of_zeros_goes_first() {
         compact["likelihood"]["nll"].is_number() || compact["divergence"]["mean"].is_number(),
         "{compact}"
     );
+    let warning = "layer 2 expert 3: the output is zero for every token that is routed there";
+    assert!(report["notes"].to_string().contains(warning), "{}", report["notes"]);
     let report = odd.run("  - prune_experts: {method: reap, ratio: 0.0625}\n", "experts");
+    assert!(report["notes"].to_string().contains(warning), "{}", report["notes"]);
     assert!(report["evaluation"]["compact"]["overall"]["divergence"]["mean"].is_number());
     let edit = edits(&odd.path("experts")).into_iter().find(|edit| edit["layer"] == 2).unwrap();
     assert!(!edit["experts"].as_array().unwrap().contains(&json!(3)), "{edit}");

@@ -13,6 +13,8 @@ pub(crate) enum Slot {
     Boundary(usize),
     /// Hidden states after attention.
     Attended,
+    /// The experts that tokens were routed to in a layer.
+    Choices(usize),
     /// What the experts so far add to them.
     Sum(bool),
     /// Gradient of the loss in the hidden states after a layer.
@@ -43,6 +45,7 @@ pub(crate) struct Disk {
     slots: BTreeMap<Slot, File>,
     /// Files are numbered: a slot that is written again is another file.
     next: usize,
+    closed: bool,
 }
 
 struct File {
@@ -58,7 +61,7 @@ impl Activations {
     pub fn new(spool: Option<Spool>) -> Result<Self, CalibrateError> {
         let Some(spool) = spool else { return Ok(Self::Memory(BTreeMap::new())) };
         spool.files.create_dir(&spool.dir).map_err(|e| writing(&spool.dir, e))?;
-        Ok(Self::Disk(Disk { spool, slots: BTreeMap::new(), next: 0 }))
+        Ok(Self::Disk(Disk { spool, slots: BTreeMap::new(), next: 0, closed: false }))
     }
 
     /// The values of a chunk, which must have been written.
@@ -108,18 +111,32 @@ impl Activations {
         Ok(())
     }
 
-    /// Removes what is left on disk.
-    pub fn close(self) -> Result<(), CalibrateError> {
-        match self {
+    /// Removes what is left on disk; an error says that it is still there.
+    pub fn close(mut self) -> Result<(), CalibrateError> {
+        match &mut self {
             Self::Memory(_) => Ok(()),
-            Self::Disk(Disk { spool, .. }) => {
-                Ok(spool.files.remove_dir_all(&spool.dir).map_err(|e| writing(&spool.dir, e))?)
-            }
+            Self::Disk(disk) => disk.clear(),
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // After an error, which is the better story.
+        if !self.closed {
+            let _ = self.clear();
         }
     }
 }
 
 impl Disk {
+    fn clear(&mut self) -> Result<(), CalibrateError> {
+        self.closed = true;
+        self.slots.clear();
+        let Spool { files, dir } = &self.spool;
+        Ok(files.remove_dir_all(dir).map_err(|e| writing(dir, e))?)
+    }
+
     fn write(&mut self, slot: Slot, values: &[f32]) -> Result<(), CalibrateError> {
         if !self.slots.contains_key(&slot) {
             let path = self.spool.dir.join(format!("{}.f32", self.next));

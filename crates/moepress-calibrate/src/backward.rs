@@ -54,7 +54,7 @@ impl Sweep<'_> {
         self.pass(acts, stats, &[Slot::Attended], |acts, i, chunk| {
             // On the device of gradients although none is wanted: its operations round differently.
             let x = self.rows(acts.read(before, i)?, chunk).autodiff();
-            let attended = block.attend(x, chunk.batch, &self.rotary, None, &mut Ignore);
+            let attended = block.attend(x, chunk.batch, self.rotary(chunk), None, &mut Ignore);
             Ok((vec![to_rows(attended.inner())], Statistics::default()))
         })?;
         let groups = layer.groups();
@@ -125,7 +125,7 @@ impl Sweep<'_> {
     ) -> Result<Vec<f32>, CalibrateError> {
         let leaf = x.autodiff().require_grad();
         let mut probe = GradientProbe::new(layer, &self.needs);
-        let attended = block.attend(leaf.clone(), chunk.batch, &self.rotary, None, &mut probe);
+        let attended = block.attend(leaf.clone(), chunk.batch, self.rotary(chunk), None, &mut probe);
         let input = block.mlp_input(attended.clone());
         let mlp_out = out.clone().mul_scalar(block.residual);
         let through = match &block.mlp {

@@ -1,5 +1,7 @@
 //! How windows are cut into the chunks that a sweep works on.
 
+use crate::windows::Windows;
+
 /// Tokens of a chunk, at least: enough for matrix products to be efficient with 16 experts.
 const TOKENS: usize = 1024;
 
@@ -10,10 +12,13 @@ pub fn windows_per_chunk(window: usize) -> usize {
 }
 
 /// Windows of equal length that run as one batch.
-pub(crate) struct Chunk {
-    pub ids: Vec<u32>,
-    pub batch: usize,
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) batch: usize,
     window: usize,
+    /// The text of every window.
+    texts: Vec<usize>,
 }
 
 /// Rows of a chunk that predict, and what they should predict.
@@ -23,19 +28,41 @@ pub(crate) struct Predicting {
 }
 
 impl Chunk {
-    /// The chunks of windows of one length.
-    pub fn cut(windows: &[Vec<u32>]) -> Vec<Self> {
-        let window = windows.first().map_or(0, Vec::len);
-        let chunk = |windows: &[Vec<u32>]| Self { ids: windows.concat(), batch: windows.len(), window };
-        windows.chunks(windows_per_chunk(window)).map(chunk).collect()
+    /// A chunk of windows of `window` tokens, one after the other.
+    pub fn new(ids: Vec<u32>, window: usize) -> Self {
+        let batch = ids.len() / window.max(1);
+        Self { ids, batch, window, texts: vec![0; batch] }
     }
 
-    pub fn tokens(&self) -> usize {
+    /// The chunks of windows of one length.
+    pub(crate) fn cut(windows: &Windows<'_>) -> Vec<Self> {
+        let window = windows.ids.first().map_or(0, Vec::len);
+        let size = windows_per_chunk(window);
+        let chunk = |(ids, texts): (&[Vec<u32>], &[usize])| Self {
+            ids: ids.concat(),
+            batch: ids.len(),
+            window,
+            texts: texts.to_vec(),
+        };
+        windows.ids.chunks(size).zip(windows.of.chunks(size)).map(chunk).collect()
+    }
+
+    /// Tokens of a window.
+    pub(crate) fn window(&self) -> usize {
+        self.window
+    }
+
+    /// The text that a token is from.
+    pub(crate) fn text_of(&self, token: usize) -> usize {
+        self.texts[token / self.window]
+    }
+
+    pub(crate) fn tokens(&self) -> usize {
         self.ids.len()
     }
 
     /// Every token but the last of a window predicts the next.
-    pub fn predicting(&self) -> Predicting {
+    pub(crate) fn predicting(&self) -> Predicting {
         let rows: Vec<u32> =
             (0..self.ids.len() as u32).filter(|row| !(row + 1).is_multiple_of(self.window as u32)).collect();
         let targets = rows.iter().map(|&row| self.ids[row as usize + 1]).collect();

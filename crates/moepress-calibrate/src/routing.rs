@@ -1,6 +1,6 @@
 //! Routing statistics, seen in a forward pass.
 
-use crate::sums::{columns, norm};
+use crate::sums::{columns, cosine, largest, norm};
 use moepress_nn::{Expert, Ignore, Routed, Tensor, Watch, to_rows};
 use moepress_stats::{Of, Quantity, Statistics, StatisticsError};
 use std::collections::BTreeMap;
@@ -18,6 +18,7 @@ pub struct RoutingProbe {
 struct Outputs {
     norm: f64,
     gated_norm: f64,
+    max: f64,
     sum: Vec<f64>,
 }
 
@@ -76,6 +77,7 @@ impl RoutingProbe {
         let of = Of::Layer(self.layer);
         stats.add(of, Quantity::NormSum, per_expert(|outputs| outputs.norm))?;
         stats.add(of, Quantity::GateNormSum, per_expert(|outputs| outputs.gated_norm))?;
+        stats.add(of, Quantity::OutputMax, per_expert(|outputs| outputs.max))?;
         self.outputs.iter().try_for_each(|(&expert, outputs)| {
             stats.add(Of::Expert(self.layer, expert), Quantity::OutputSum, outputs.sum.clone())
         })
@@ -86,7 +88,8 @@ impl Watch for RoutingProbe {
     fn expert(&mut self, expert: usize, output: &Tensor<2>) {
         let [_, hidden] = output.dims();
         let (experts, values) = (self.chosen.len(), to_rows(output.clone()));
-        let mut outputs = Outputs { norm: 0.0, gated_norm: 0.0, sum: columns(&values, hidden) };
+        let mut outputs =
+            Outputs { norm: 0.0, gated_norm: 0.0, max: largest(&values), sum: columns(&values, hidden) };
         for (row, &token) in values.chunks_exact(hidden).zip(&self.chosen[expert]) {
             let gate = f64::from(self.gates[token as usize * experts + expert]);
             outputs.norm += norm(row);
@@ -94,6 +97,19 @@ impl Watch for RoutingProbe {
         }
         self.outputs.insert(expert, outputs);
     }
+}
+
+/// Adds the cosines of the hidden states before and after the experts of a layer.
+pub fn cosines(
+    layer: usize,
+    before: &Tensor<2>,
+    after: &Tensor<2>,
+    stats: &mut Statistics,
+) -> Result<(), StatisticsError> {
+    let [_, hidden] = before.dims();
+    let (before, after) = (to_rows(before.clone()), to_rows(after.clone()));
+    let sum = before.chunks_exact(hidden).zip(after.chunks_exact(hidden)).map(|(x, y)| cosine(x, y)).sum();
+    stats.add(Of::Layer(layer), Quantity::Cosine, vec![sum])
 }
 
 /// Adds the outputs of experts summed over all tokens, routed to them or not.

@@ -41,6 +41,21 @@ pub fn norm(row: &[f32]) -> f64 {
     row.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt()
 }
 
+/// Largest magnitude; NaN when any value is.
+pub fn largest(values: &[f32]) -> f64 {
+    values.iter().fold(0.0, |most, &value| {
+        let value = f64::from(value).abs();
+        if value.is_nan() || value > most { value } else { most }
+    })
+}
+
+/// Cosine of two rows; 0 where one is zero.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot: f64 = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+    let norms = norm(a) * norm(b);
+    if norms == 0.0 { 0.0 } else { dot / norms }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +74,10 @@ mod tests {
         assert_eq!(decoupled, [12.5, 5.0]);
         assert_eq!(coupled, [18.5, 8.0]);
         assert_eq!(norm(&[3.0, 4.0]), 5.0);
+        assert_eq!(cosine(&[3.0, 4.0], &[-4.0, 3.0]), 0.0);
+        assert_eq!(cosine(&[3.0, 4.0], &[-6.0, -8.0]), -1.0);
+        assert_eq!(cosine(&[3.0, 4.0], &[0.0, 0.0]), 0.0);
+        assert_eq!(largest(&[3.0, -4.0, 1.0]), 4.0);
+        assert!(largest(&[f32::NAN, 1.0]).is_nan() && largest(&[1.0, f32::NAN, 2.0]).is_nan());
     }
 }

@@ -2,13 +2,15 @@
 
 use crate::activations::{Activations, Slot, Spool};
 use crate::chunk::Chunk;
-use crate::layer::Layer;
+use crate::layer::{Layer, dense_on};
 use crate::layout::{Layout, Work};
-use moepress_checkpoint::{CheckpointError, Progress, Source};
+use crate::windows::Windows;
+use moepress_checkpoint::{CheckpointError, ErrorKind, Progress, Source};
 use moepress_model::{ModelSpec, Tensor as Name};
-use moepress_nn::{BlockError, Device, Ends, Rotary, Tensor, dense, from_rows, to_rows};
+use moepress_nn::{BlockError, Device, Embedding, Head, Rotary, Tensor, from_rows, to_rows};
 use moepress_stats::{Need, Needs, Of, Quantity, Statistics, StatisticsError};
 use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why a sweep ended early.
@@ -39,6 +41,19 @@ pub enum CalibrateError {
     Cancelled,
 }
 
+impl CalibrateError {
+    /// What the error means to whoever started the run; an interruption has no kind.
+    pub fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::Checkpoint(e) => Some(e.kind()),
+            Self::Block(_) | Self::NoGradient(_) => Some(ErrorKind::Io),
+            Self::Statistics(_) => Some(ErrorKind::BadInput),
+            Self::Memory { .. } => Some(ErrorKind::NoSpace),
+            Self::Cancelled => None,
+        }
+    }
+}
+
 /// What a sweep may use.
 #[derive(Clone)]
 pub struct Means {
@@ -62,9 +77,14 @@ pub(crate) struct Sweep<'a> {
     pub needs: Needs,
     pub hidden: usize,
     pub device: Device,
-    pub rotary: Rotary,
+    /// By the length of windows.
+    rotary: BTreeMap<usize, Rotary>,
     pub chunks: Vec<Chunk>,
+    /// Texts that the windows are from.
+    pub texts: usize,
     pub progress: &'a dyn Progress,
+    /// What it is called in progress.
+    phase: &'static str,
     /// Chunk passes done, and in all; none in all where the caller has another measure of progress.
     steps: (AtomicU64, u64),
 }
@@ -75,15 +95,17 @@ pub(crate) struct Sweep<'a> {
 /// # Errors
 /// The weights cannot be read or do not fit, a statistic is not finite, the memory is too little for any way of
 /// working, or the caller cancelled.
-pub fn sweep(
+pub fn sweep<'a>(
     source: &dyn Source,
-    windows: &[Vec<u32>],
+    windows: impl Into<Windows<'a>>,
     needs: &Needs,
     means: &Means,
     progress: &dyn Progress,
 ) -> Result<Statistics, CalibrateError> {
-    let window = windows.first().map_or(0, Vec::len);
-    let work = Work { tokens: windows.len() * window, window, threads: rayon::current_num_threads(), needs };
+    let windows = windows.into();
+    let window = windows.ids.first().map_or(0, Vec::len);
+    let (tokens, threads) = (windows.ids.len() * window, rayon::current_num_threads());
+    let work = Work { tokens, window, threads, needs, packed: false };
     let layout = Layout::choose(source.spec(), &work, means.memory, means.spool.is_some())
         .map_err(|needed| CalibrateError::Memory { needed, limit: means.memory.unwrap_or(u64::MAX) })?;
     sweep_as(source, windows, needs, means, &layout, progress)
@@ -93,47 +115,54 @@ pub fn sweep(
 ///
 /// # Errors
 /// As [`sweep`], but for the memory.
-pub fn sweep_as(
+pub fn sweep_as<'a>(
     source: &dyn Source,
-    windows: &[Vec<u32>],
+    windows: impl Into<Windows<'a>>,
     needs: &Needs,
     means: &Means,
     layout: &Layout,
     progress: &dyn Progress,
 ) -> Result<Statistics, CalibrateError> {
     let passes = layout.passes(source.spec(), needs);
-    let run = Sweep::new(source.spec(), windows, needs.clone(), &means.device, passes, progress);
+    let windows = windows.into();
+    let (chunks, texts) = (Chunk::cut(&windows), windows.texts);
+    let run = Sweep::new(source.spec(), chunks, texts, needs.clone(), &means.device, passes, progress);
     let mut acts = Activations::new(means.spool.clone().filter(|_| layout.spooled))?;
-    let result = run.walk(source, layout, &mut acts);
-    // What the sweep itself ran into is the better story.
-    let closed = acts.close();
-    let stats = result?;
-    closed?;
+    let stats = run.walk(source, layout, &mut acts)?;
+    acts.close()?;
     stats.check_finite()?;
     Ok(stats)
 }
 
 impl<'a> Sweep<'a> {
-    /// A sweep that takes this many passes over all chunks.
+    /// A sweep over chunks from so many texts that takes so many passes over all of them.
     pub fn new(
         spec: &ModelSpec,
-        windows: &[Vec<u32>],
+        chunks: Vec<Chunk>,
+        texts: usize,
         needs: Needs,
         device: &Device,
         passes: u64,
         progress: &'a dyn Progress,
     ) -> Self {
-        let window = windows.first().map_or(0, Vec::len);
-        let chunks = Chunk::cut(windows);
+        let rotary =
+            |chunk: &Chunk| (chunk.window(), Rotary::new(&spec.attention, 0, chunk.window(), device));
         Self {
             needs,
             hidden: spec.hidden,
             device: device.clone(),
-            rotary: Rotary::new(&spec.attention, 0, window, device),
+            rotary: chunks.iter().map(rotary).collect(),
+            phase: "calibrate",
             steps: (AtomicU64::new(0), passes * chunks.len() as u64),
             chunks,
+            texts,
             progress,
         }
+    }
+
+    /// The same under another name in progress.
+    pub fn called(self, phase: &'static str) -> Self {
+        Self { phase, ..self }
     }
 
     fn walk(
@@ -146,10 +175,21 @@ impl<'a> Sweep<'a> {
         let mut stats = Statistics::default();
         let tokens: usize = self.chunks.iter().map(Chunk::tokens).sum();
         stats.add(Of::Model, Quantity::Tokens, vec![tokens as f64])?;
+        if self.needs.has(Need::Texts) {
+            let mut tokens = vec![0.0; self.texts];
+            for chunk in &self.chunks {
+                (0..chunk.tokens()).for_each(|token| tokens[chunk.text_of(token)] += 1.0);
+            }
+            stats.add(Of::Model, Quantity::TextTokens, tokens)?;
+        }
         self.embed(source, acts)?;
         let last = spec.layers.len();
+        let linear = dense_on(&self.device);
         for layer in 0..last {
-            let mut layer = Layer::new(source, layer, &self.device, layout.experts);
+            let mut layer = Layer::new(source, layer, &linear, &self.device, layout.experts);
+            if self.needs.has(Need::RoundedOutputs) {
+                self.rounded(&layer, acts, &mut stats)?;
+            }
             self.forward(&mut layer, acts, &mut stats)?;
             if !self.needs.backward() {
                 acts.drop(Slot::Boundary(layer.index))?;
@@ -158,15 +198,17 @@ impl<'a> Sweep<'a> {
         if !self.needs.backward() {
             return Ok(stats);
         }
-        let ends = self.ends(source)?;
+        let tensor = |name| source.tensor(name).map_err(CalibrateError::from);
+        let head = Head::new(spec, tensor, None, &linear, &self.device)?;
         self.pass(acts, &mut stats, &[Slot::Gradient(last)], |acts, i, chunk| {
-            let (gradient, stats) = self.loss(&ends, chunk, &acts.read(Slot::Boundary(last), i)?)?;
+            let (gradient, stats) =
+                self.loss(&head, spec.vocab, chunk, &acts.read(Slot::Boundary(last), i)?)?;
             Ok((vec![gradient], stats))
         })?;
-        drop(ends);
+        drop(head);
         acts.drop(Slot::Boundary(last))?;
         for layer in (0..last).rev() {
-            let mut layer = Layer::new(source, layer, &self.device, layout.experts);
+            let mut layer = Layer::new(source, layer, &linear, &self.device, layout.experts);
             self.backward(&mut layer, acts, &mut stats)?;
             acts.drop(Slot::Boundary(layer.index))?;
             acts.drop(Slot::Gradient(layer.index + 1))?;
@@ -179,9 +221,10 @@ impl<'a> Sweep<'a> {
 
     /// The hidden states before the first layer.
     pub fn embed(&self, source: &dyn Source, acts: &mut Activations) -> Result<(), CalibrateError> {
-        let ends = self.ends(source)?;
+        let tensor = |name| source.tensor(name).map_err(CalibrateError::from);
+        let embedding = Embedding::new(source.spec(), tensor)?;
         self.pass(acts, &mut Statistics::default(), &[Slot::Boundary(0)], |_, _, chunk| {
-            Ok((vec![to_rows(ends.embed(&chunk.ids, &self.device))], Statistics::default()))
+            Ok((vec![to_rows(embedding.embed(&chunk.ids, &self.device))], Statistics::default()))
         })
     }
 
@@ -213,7 +256,7 @@ impl<'a> Sweep<'a> {
             let (done, all) = (&self.steps.0, self.steps.1);
             let here = group.len() as u64;
             if all > 0 {
-                self.progress.step("calibrate", done.fetch_add(here, Ordering::Relaxed) + here, all);
+                self.progress.step(self.phase, done.fetch_add(here, Ordering::Relaxed) + here, all);
             }
         }
         slots.iter().try_for_each(|&slot| acts.finish(slot))
@@ -224,13 +267,9 @@ impl<'a> Sweep<'a> {
         from_rows(values, [chunk.tokens(), self.hidden], &self.device)
     }
 
-    fn ends(&self, source: &dyn Source) -> Result<Ends, CalibrateError> {
-        Ends::new(
-            source.spec(),
-            |name| source.tensor(name).map_err(CalibrateError::from),
-            &|stored| dense(&stored, &self.device),
-            &self.device,
-        )
+    /// Turns of the positions of a chunk.
+    pub(crate) fn rotary(&self, chunk: &Chunk) -> &Rotary {
+        &self.rotary[&chunk.window()]
     }
 
     /// Uses of every token, and the gradient energy of the embedded hidden states.

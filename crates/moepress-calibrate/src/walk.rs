@@ -6,7 +6,7 @@ use crate::activations::{Activations, Slot};
 use crate::chunk::Chunk;
 use crate::gradients::fed_by;
 use crate::gram::Inputs;
-use crate::layer::build;
+use crate::layer::{build, dense_on};
 use crate::layout::{Layout, Writing};
 use crate::reached::{Down, Pair, Reached, Seen};
 use crate::sweep::{Means, Sweep};
@@ -102,13 +102,10 @@ impl<'a> Walk<'a> {
         layout: &Layout,
         progress: &'a dyn Progress,
     ) -> Result<Self, CalibrateError> {
-        let sweep = Sweep::new(source.spec(), windows, Needs::default(), &means.device, 0, progress);
+        let (chunks, needs) = (Chunk::cut(&windows.into()), Needs::default());
+        let sweep = Sweep::new(source.spec(), chunks, 1, needs, &means.device, 0, progress);
         let mut acts = Activations::new(means.spool.clone().filter(|_| layout.spooled))?;
-        if let Err(error) = sweep.embed(source, &mut acts) {
-            // What went wrong first is the better story.
-            let _ = acts.close();
-            return Err(error);
-        }
+        sweep.embed(source, &mut acts)?;
         Ok(Self { source, undecided, sweep, acts, held: layout.experts.max(1), next: 0 })
     }
 
@@ -133,7 +130,7 @@ impl<'a> Walk<'a> {
             let reached = self.inputs(&attention, |i, chunk| {
                 let mut inputs = Inputs::of(&attention);
                 let x = self.sweep.rows(self.acts.read(before, i)?, chunk);
-                block.attend(x, chunk.batch, &self.sweep.rotary, None, &mut inputs);
+                block.attend(x, chunk.batch, self.sweep.rotary(chunk), None, &mut inputs);
                 Ok(inputs.seen)
             })?;
             drop(block);
@@ -213,7 +210,8 @@ impl<'a> Walk<'a> {
     }
 
     fn core(&self, layer: usize, weights: &LayerWeights) -> Result<Block, CalibrateError> {
-        build(self.source.spec(), layer, weights.clone(), &self.sweep.device, |builder| builder.core())
+        let device = &self.sweep.device;
+        build(self.source.spec(), layer, weights.clone(), &dense_on(device), device, |builder| builder.core())
     }
 
     fn experts(
@@ -222,7 +220,8 @@ impl<'a> Walk<'a> {
         experts: &[usize],
         weights: &LayerWeights,
     ) -> Result<Vec<(usize, Expert)>, CalibrateError> {
-        build(self.source.spec(), layer, weights.clone(), &self.sweep.device, |builder| {
+        let device = &self.sweep.device;
+        build(self.source.spec(), layer, weights.clone(), &dense_on(device), device, |builder| {
             experts.iter().map(|&expert| Ok((expert, builder.expert(expert)?))).collect()
         })
     }
@@ -290,7 +289,8 @@ impl<'a> Walk<'a> {
             true => BTreeMap::new(),
             false => {
                 let weights = original.share(layer, &Share::Experts(refit.clone()))?;
-                build(original.spec(), layer, weights, &self.sweep.device, |builder| {
+                let device = &self.sweep.device;
+                build(original.spec(), layer, weights, &dense_on(device), device, |builder| {
                     refit.iter().map(|&expert| Ok((expert, builder.expert(expert)?))).collect()
                 })?
             }
@@ -358,7 +358,7 @@ impl<'a> Walk<'a> {
         let Self { sweep, acts, .. } = self;
         sweep.pass(acts, &mut Statistics::default(), &[Slot::Attended], |acts, i, chunk| {
             let x = sweep.rows(acts.read(before, i)?, chunk);
-            let attended = block.attend(x, chunk.batch, &sweep.rotary, None, &mut Ignore);
+            let attended = block.attend(x, chunk.batch, sweep.rotary(chunk), None, &mut Ignore);
             Ok((vec![to_rows(attended)], Statistics::default()))
         })?;
         acts.drop(before)

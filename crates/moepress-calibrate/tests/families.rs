@@ -6,7 +6,7 @@ mod common;
 
 use common::{Reference, all, all_close, model};
 use moepress_checkpoint::{CheckpointError, Source};
-use moepress_nn::{Builder, Device, Ends, Ignore, Mlp, Rotary, dense, to_rows};
+use moepress_nn::{Builder, Device, Embedding, Head, Ignore, Mlp, Rotary, dense, to_rows};
 
 #[derive(Debug, thiserror::Error)]
 enum EndsError {
@@ -36,9 +36,10 @@ fn check(name: &str) {
     let (batch, window) = (windows.len(), windows[0].len());
     let linear = |stored: std::sync::Arc<moepress_quant::Stored>| dense(&stored, &device);
     let tensor = |tensor| model.tensor(tensor).map_err(EndsError::from);
-    let ends = Ends::new(spec, tensor, &linear, &device).unwrap();
+    let embedding = Embedding::new(spec, tensor).unwrap();
+    let head = Head::new(spec, tensor, None, &linear, &device).unwrap();
     let rotary = Rotary::new(&spec.attention, 0, window, &device);
-    let mut x = ends.embed(&windows.concat(), &device);
+    let mut x = embedding.embed(&windows.concat(), &device);
     for layer in 0..spec.layers.len() {
         let wanted = reference.get(&format!("hidden_states.{layer}"));
         all_close(
@@ -72,11 +73,11 @@ fn check(name: &str) {
     }
     let last = reference.get(&format!("hidden_states.{}", spec.layers.len()));
     all_close(
-        to_rows(ends.normed(x.clone())).into_iter().map(f64::from),
+        to_rows(head.normed(x.clone())).into_iter().map(f64::from),
         &last,
         2e-4,
         &format!("{name}: output"),
     );
-    let logits = to_rows(ends.logits(x)).into_iter().map(f64::from);
+    let logits = to_rows(head.logits(x)).into_iter().map(f64::from);
     all_close(logits, &reference.get("logits"), 2e-4, &format!("{name}: logits"));
 }

@@ -12,7 +12,8 @@ use moepress_stats::{Need, Needs, Statistics};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 fn needs() -> Needs {
-    Needs::of(Need::ALL)
+    let formats = ["int2-g32", "ternary-g64"].map(|format| format.parse().unwrap());
+    Needs { formats: formats.into(), ..Needs::of(Need::ALL) }
 }
 
 /// Sweeps a golden checkpoint, in the way of working given or as the limit says.
@@ -39,8 +40,8 @@ fn measure(
 fn least(name: &str) -> Layout {
     let (model, windows, needs) = (model(name), Reference::of(name).ids(), needs());
     let tokens = windows.len() * windows[0].len();
-    let work =
-        Work { tokens, window: windows[0].len(), threads: rayon::current_num_threads(), needs: &needs };
+    let (window, threads) = (windows[0].len(), rayon::current_num_threads());
+    let work = Work { tokens, window, threads, needs: &needs, packed: false };
     let layout = Layout::least(model.spec(), &work);
     assert!(layout.spooled && layout.experts == 1 && layout.spool > 0);
     layout

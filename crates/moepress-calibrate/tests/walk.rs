@@ -12,7 +12,8 @@ use moepress_calibrate::{
 use moepress_checkpoint::{Checkpoint, CheckpointError, Progress, Silent, Source};
 use moepress_model::{LayerWeights, Part, Projection, Tensor};
 use moepress_nn::{
-    BlockError, Builder, Device, Ends, Rotary, Routed, Side, Site, Tensor as Values, Watch, dense, to_rows,
+    BlockError, Builder, Device, Embedding, Rotary, Routed, Side, Site, Tensor as Values, Watch, dense,
+    to_rows,
 };
 use moepress_quant::{Plain, Stored};
 use std::collections::{BTreeMap, BTreeSet};
@@ -115,12 +116,11 @@ impl Watch for Seen {
 fn forward(model: &Checkpoint, windows: &[Vec<u32>], weights: &[LayerWeights]) -> Vec<(Seen, Vec<f32>)> {
     let (spec, device) = (model.spec(), Device::flex());
     let linear = |stored: std::sync::Arc<Stored>| dense(&stored, &device);
-    let ends =
-        Ends::new(spec, |tensor| model.tensor(tensor).map_err(Failure::from), &linear, &device).unwrap();
+    let embedding = Embedding::new(spec, |tensor| model.tensor(tensor).map_err(Failure::from)).unwrap();
     let window = windows[0].len();
     let rotary = Rotary::new(&spec.attention, 0, window, &device);
     let chunks: Vec<&[Vec<u32>]> = windows.chunks(windows_per_chunk(window)).collect();
-    let mut x: Vec<_> = chunks.iter().map(|chunk| ends.embed(&chunk.concat(), &device)).collect();
+    let mut x: Vec<_> = chunks.iter().map(|chunk| embedding.embed(&chunk.concat(), &device)).collect();
     let mut found = vec![];
     for (layer, weights) in weights.iter().enumerate() {
         let block = Builder::new(spec, layer, weights.clone(), &linear, &device).block().unwrap();

@@ -72,6 +72,11 @@ impl Checkpoint {
         &self.dir
     }
 
+    /// The file system it is in.
+    pub fn files(&self) -> &dyn Files {
+        self.files.as_ref()
+    }
+
     /// The manifest of a compact checkpoint.
     pub fn manifest(&self) -> Option<&Manifest> {
         match &self.layout {
@@ -83,6 +88,23 @@ impl Checkpoint {
     /// What is worth knowing about how the model is read, one line each.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Bytes that a tensor takes in the files, scales included: what [`ModelSpec::stored_bytes`] says of it unless it
+    /// is stored in a format that it is not read as.
+    pub fn disk_bytes(&self, tensor: Tensor) -> u64 {
+        match &self.layout {
+            Layout::Plain(all) => all.get(&tensor).map_or(0, |location| location.disk_bytes(&self.shards)),
+            Layout::Compact(_) => self.spec.stored_bytes(tensor),
+        }
+    }
+
+    /// The format that a tensor has in the files; none when the model does not have it.
+    pub fn disk_format(&self, tensor: Tensor) -> Option<String> {
+        match &self.layout {
+            Layout::Plain(all) => all.get(&tensor).map(Location::format),
+            Layout::Compact(_) => self.spec.format(tensor).map(|format| format.to_string()),
+        }
     }
 
     /// Compares every file of a compact checkpoint with its digest; a plain one has none to compare with.

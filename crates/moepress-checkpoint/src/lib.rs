@@ -15,6 +15,8 @@ mod json;
 mod location;
 mod manifest;
 mod memory;
+#[cfg(test)]
+mod mutate;
 mod progress;
 mod publish;
 mod shard;

@@ -7,7 +7,7 @@ mod mxfp4;
 
 use self::cut::Cut;
 use crate::{CheckpointError, RawDtype, Shards};
-use moepress_quant::{Dtype, Plain, Stored};
+use moepress_quant::{Dtype, Format, Plain, Stored};
 
 /// A tensor found on disk, its type and shape checked.
 pub(crate) struct Location {
@@ -44,6 +44,29 @@ impl Location {
     /// How it is stored.
     pub(crate) const fn encoding(&self) -> Encoding {
         self.encoding
+    }
+
+    /// What it is stored as, in a word.
+    pub(crate) fn format(&self) -> String {
+        match self.encoding {
+            Encoding::Plain(dtype) => Format::Plain(dtype).to_string(),
+            Encoding::Fp8 => "fp8".to_owned(),
+            Encoding::Mxfp4 => "mxfp4".to_owned(),
+        }
+    }
+
+    /// Its bytes on disk, scales included; of a fused tensor its share of them.
+    pub(crate) fn disk_bytes(&self, shards: &Shards) -> u64 {
+        let count = |shape: &[usize]| shape.iter().map(|&n| n as u64).product::<u64>();
+        let bytes = |name: &String| shards.info(name).map_or(0, |info| info.range.end - info.range.start);
+        let all: u64 = self.names().iter().map(bytes).sum();
+        match &self.cut {
+            None => all,
+            Some(cut) => {
+                let share = u128::from(all) * u128::from(count(&self.shape));
+                (share / u128::from(count(&cut.disk_shape()).max(1))) as u64
+            }
+        }
     }
 
     /// The type it is read as.

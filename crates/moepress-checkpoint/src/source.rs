@@ -5,7 +5,7 @@
 
 mod index;
 
-use self::index::{INDEX, find_single, read_index};
+use self::index::{INDEX, Index, find_single, read_index};
 use crate::header::Header;
 use crate::input::buffer;
 use crate::{CheckpointError, Files, RawDtype, RawTensor};
@@ -42,6 +42,7 @@ pub struct Shards {
     paths: Vec<PathBuf>,
     lens: Vec<u64>,
     tensors: BTreeMap<String, TensorInfo>,
+    notes: Vec<String>,
 }
 
 impl Shards {
@@ -59,7 +60,7 @@ impl Shards {
             false => None,
         };
         let shard_names = match &index {
-            Some(map) => map.values().map(String::as_str).collect(),
+            Some(index) => index.weight_map.values().map(String::as_str).collect(),
             None => BTreeSet::from([find_single(dir, &names)?]),
         };
         let mut shards = Self {
@@ -68,12 +69,13 @@ impl Shards {
             paths: vec![],
             lens: vec![],
             tensors: BTreeMap::new(),
+            notes: vec![],
         };
         for name in shard_names {
             shards.add(dir.join(name))?;
         }
-        if let Some(map) = &index {
-            shards.check_index(map)?;
+        if let Some(index) = &index {
+            shards.check_index(index)?;
         }
         Ok(shards)
     }
@@ -86,6 +88,11 @@ impl Shards {
     /// Its safetensors files, sorted by name.
     pub fn paths(&self) -> &[PathBuf] {
         &self.paths
+    }
+
+    /// What is odd about the files without making them unusable, one line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// All tensors, sorted by name.
@@ -203,7 +210,8 @@ impl Shards {
         Ok(())
     }
 
-    fn check_index(&self, map: &BTreeMap<String, String>) -> Result<(), CheckpointError> {
+    fn check_index(&mut self, index: &Index) -> Result<(), CheckpointError> {
+        let map = &index.weight_map;
         for (name, shard) in map {
             let found = self.info(name).map(|info| self.paths[info.shard].file_name());
             if found.ok().flatten() != Some(shard.as_ref()) {
@@ -211,10 +219,14 @@ impl Shards {
                 return Err(self.bad_tensor(name, reason));
             }
         }
-        match self.tensors.keys().find(|&name| !map.contains_key(name)) {
-            Some(name) => Err(self.bad_tensor(name, format_args!("not listed in {INDEX}"))),
-            None => Ok(()),
+        if let Some(name) = self.tensors.keys().find(|&name| !map.contains_key(name)) {
+            return Err(self.bad_tensor(name, format_args!("not listed in {INDEX}")));
         }
+        let total: u64 = self.tensors.values().map(|info| info.range.end - info.range.start).sum();
+        if let Some(said) = index.total_size().filter(|&said| said != total as f64) {
+            self.notes.push(format!("{INDEX} says total_size {said}, the tensors have {total} bytes"));
+        }
+        Ok(())
     }
 
     fn read_range(&self, shard: usize, range: Range<u64>) -> Result<Vec<u8>, CheckpointError> {

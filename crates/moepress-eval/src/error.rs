@@ -1,5 +1,6 @@
 //! Why an evaluation ended early.
 
+use moepress_calibrate::CalibrateError;
 use moepress_checkpoint::ErrorKind;
 use moepress_runtime::RuntimeError;
 
@@ -9,6 +10,9 @@ pub enum EvalError {
     /// The model cannot be run on the texts.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The model cannot be read layer by layer.
+    #[error(transparent)]
+    Walk(#[from] CalibrateError),
     /// There is nothing to predict.
     #[error("text {0:?} has no windows of at least 2 tokens, so nothing to predict")]
     Empty(String),
@@ -36,6 +40,7 @@ impl EvalError {
     pub fn kind(&self) -> Option<ErrorKind> {
         match self {
             Self::Runtime(error) => Some(error.kind()),
+            Self::Walk(error) => error.kind(),
             Self::NotFinite(_) | Self::Empty(_) | Self::NoTexts => Some(ErrorKind::BadInput),
             Self::Vocabulary { .. } => Some(ErrorKind::Usage),
             Self::Cancelled => None,

@@ -2,16 +2,13 @@
 
 use crate::distance::{Histogram, Pairs};
 use crate::score::{Chunk, Scores, score};
+use crate::subject::Subject;
 use crate::{Divergence, EvalError, Likelihood};
+use moepress_calibrate::windows_per_chunk;
 use moepress_checkpoint::Progress;
-use moepress_runtime::Model;
 use moepress_text::Window;
 use rayon::prelude::*;
 use serde::Serialize;
-
-/// Tokens that run as one batch, at least one window: enough for efficient products. Fixed, so that results
-/// do not depend on the number of threads.
-const CHUNK_TOKENS: usize = 1024;
 
 /// A text to predict.
 #[derive(Clone, Debug)]
@@ -58,7 +55,8 @@ pub struct Evaluation {
     pub overall: Overall,
     /// Every text, in the order given.
     pub texts: Vec<TextScore>,
-    /// Tokens per second that the model alone runs at, on all threads. Differs from run to run.
+    /// Tokens per second that the model alone runs at, on all threads; reading its layers counts where it is not in
+    /// memory. Differs from run to run.
     pub tokens_per_second: f64,
     /// The original on the same texts, when the model was compared with it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,14 +65,15 @@ pub struct Evaluation {
 
 /// Scores `texts` under `model`; with `against`, the original, also the distance to it.
 ///
-/// Memory beyond the models: per thread the activations of 1024 tokens and 16 MiB of logits of each model.
+/// Memory beyond the models: per thread the activations of 1024 tokens and 16 MiB of logits of each model. The figures
+/// do not depend on whether a model is in memory.
 ///
 /// # Errors
 /// A text without predictions, tokens the model cannot run on, vocabularies that differ, logits that are
 /// not finite, or the caller cancelled.
 pub fn evaluate(
-    model: &Model,
-    against: Option<&Model>,
+    model: &Subject<'_>,
+    against: Option<&Subject<'_>>,
     texts: &[Text],
     progress: &dyn Progress,
 ) -> Result<Evaluation, EvalError> {
@@ -88,15 +87,18 @@ pub fn evaluate(
     if texts.is_empty() {
         return Err(EvalError::NoTexts);
     }
-    let chunks: Vec<Chunk> =
+    let mut chunks: Vec<Chunk> =
         texts.iter().enumerate().flat_map(|(index, text)| chunks(index, &text.windows)).collect();
+    chunks.iter_mut().enumerate().for_each(|(index, chunk)| chunk.index = index);
+    let model = model.start(&chunks, "evaluate, model", progress)?;
+    let original = against.map(|it| it.start(&chunks, "evaluate, original", progress)).transpose()?;
     let mut scores: Vec<Scores> = texts.iter().map(|_| Scores::default()).collect();
     let mut done = 0;
     for group in chunks.chunks(2 * rayon::current_num_threads()) {
         if progress.cancelled() {
             return Err(EvalError::Cancelled);
         }
-        let results: Vec<_> = group.par_iter().map(|chunk| score(model, against, chunk)).collect();
+        let results: Vec<_> = group.par_iter().map(|chunk| score(&model, original.as_ref(), chunk)).collect();
         for (chunk, result) in group.iter().zip(results) {
             scores[chunk.text].append(result?);
         }
@@ -107,16 +109,22 @@ pub fn evaluate(
     if let Some((text, _)) = texts.iter().zip(&scores).find(|(_, scores)| !scores.is_finite()) {
         return Err(EvalError::NotFinite(text.name.clone()));
     }
-    let speed = |index: usize| {
+    let threads = rayon::current_num_threads() as f64;
+    let speed = |index: usize, before: f64| {
         let seconds: f64 = scores.iter().map(|scores| scores.seconds[index]).sum();
-        (tokens * rayon::current_num_threads()) as f64 / seconds.max(1e-9)
+        tokens as f64 / (before + seconds / threads).max(1e-9)
     };
-    let original = against.map(|_| {
+    let tokens_per_second = speed(0, model.seconds());
+    model.close()?;
+    let original = original.map(|original| {
+        let tokens_per_second = speed(1, original.seconds());
+        original.close()?;
         let losses: Vec<_> = scores.iter().map(|scores| scores.pairs.original_losses.as_slice()).collect();
-        Box::new(Evaluation { tokens_per_second: speed(1), ..collect(texts, &losses) })
+        Ok::<_, EvalError>(Box::new(Evaluation { tokens_per_second, ..collect(texts, &losses) }))
     });
+    let original = original.transpose()?;
     let losses: Vec<_> = scores.iter().map(|scores| scores.pairs.losses.as_slice()).collect();
-    let mut evaluation = Evaluation { original, tokens_per_second: speed(0), ..collect(texts, &losses) };
+    let mut evaluation = Evaluation { original, tokens_per_second, ..collect(texts, &losses) };
     if against.is_some() {
         let mut all = Pairs::default();
         for (text, scores) in evaluation.texts.iter_mut().zip(scores) {
@@ -153,7 +161,8 @@ fn chunks(text: usize, windows: &[Window]) -> impl Iterator<Item = Chunk> {
     let predict = |run: &&[Window]| run[0].ids.len() > 1;
     windows.chunk_by(|a, b| a.ids.len() == b.ids.len()).filter(predict).flat_map(move |run| {
         let window = run[0].ids.len();
-        run.chunks((CHUNK_TOKENS / window).max(1)).map(move |windows| Chunk {
+        run.chunks(windows_per_chunk(window)).map(move |windows| Chunk {
+            index: 0,
             text,
             ids: windows.iter().flat_map(|window| window.ids.iter().copied()).collect(),
             window,

@@ -6,10 +6,13 @@ mod evaluate;
 mod likelihood;
 mod score;
 mod speed;
+mod subject;
 
 pub use distance::{Divergence, Histogram};
 pub use error::EvalError;
 pub use evaluate::{Evaluation, Overall, Text, TextScore, evaluate};
 pub use likelihood::Likelihood;
 pub use moepress_text::Window;
+pub use score::scoring_memory;
 pub use speed::decode_speed;
+pub use subject::{Streamed, Subject};

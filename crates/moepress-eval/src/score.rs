@@ -1,15 +1,27 @@
 //! The numbers of single tokens.
 
+use crate::EvalError;
 use crate::distance::Pairs;
+use crate::subject::Running;
+use moepress_calibrate::windows_per_chunk;
 use moepress_nn::{Tensor, select_rows, to_rows};
-use moepress_runtime::{Model, RuntimeError, likeliest};
+use moepress_runtime::likeliest;
 use std::time::Instant;
 
 /// Logits of one model that a thread holds at a time, in elements: 16 MiB.
 const LOGITS: usize = 4 << 20;
 
+/// Memory that a thread needs to score windows of `window` tokens, in bytes: logits of both models, and what lies
+/// between a product and its rows.
+pub fn scoring_memory(vocab: usize, window: usize) -> u64 {
+    let tokens = windows_per_chunk(window) * window;
+    4 * 4 * tokens.saturating_mul(vocab).min(LOGITS.max(vocab)) as u64
+}
+
 /// Windows of one length that run as one batch.
 pub(crate) struct Chunk {
+    /// Its place among all chunks.
+    pub(crate) index: usize,
     /// Index of their text.
     pub(crate) text: usize,
     pub(crate) ids: Vec<u32>,
@@ -50,18 +62,21 @@ impl Scores {
 }
 
 /// Runs a chunk through the model, and through the original if it is compared with it.
-pub(crate) fn score(model: &Model, against: Option<&Model>, chunk: &Chunk) -> Result<Scores, RuntimeError> {
-    let batch = chunk.ids.len() / chunk.window;
+pub(crate) fn score(
+    model: &Running<'_>,
+    against: Option<&Running<'_>>,
+    chunk: &Chunk,
+) -> Result<Scores, EvalError> {
     let mut scores = Scores::default();
-    let hidden = timed(&mut scores.seconds[0], || model.hidden(&chunk.ids, batch))?;
+    let hidden = timed(&mut scores.seconds[0], || model.hidden(chunk))?;
     let original = match against {
         Some(original) => {
-            let hidden = timed(&mut scores.seconds[1], || original.hidden(&chunk.ids, batch))?;
+            let hidden = timed(&mut scores.seconds[1], || original.hidden(chunk))?;
             Some((original, hidden))
         }
         None => None,
     };
-    let vocab = model.spec().vocab;
+    let vocab = model.vocab();
     for rows in chunk.scored().chunks((LOGITS / vocab).max(1)) {
         let logits = timed(&mut scores.seconds[0], || logits(model, &hidden, rows));
         let seconds = &mut scores.seconds[1];
@@ -93,7 +108,7 @@ fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {
 }
 
 /// Logits of some rows of hidden states, row-major.
-fn logits(model: &Model, hidden: &Tensor<2>, rows: &[u32]) -> Vec<f32> {
+fn logits(model: &Running<'_>, hidden: &Tensor<2>, rows: &[u32]) -> Vec<f32> {
     to_rows(model.logits(select_rows(hidden, rows)))
 }
 
@@ -131,7 +146,7 @@ mod tests {
 
     #[test]
     fn rows_that_predict_scored_tokens() {
-        let chunk = Chunk { text: 0, ids: vec![0; 10], window: 5, first: vec![1, 3] };
+        let chunk = Chunk { index: 0, text: 0, ids: vec![0; 10], window: 5, first: vec![1, 3] };
         assert_eq!(chunk.scored(), [0, 1, 2, 3, 7, 8]);
     }
 

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // all of this file is tests
 
 use moepress_checkpoint::{Checkpoint, Files, OsFiles, Progress, Silent};
-use moepress_eval::{EvalError, Text, Window, decode_speed, evaluate};
+use moepress_eval::{EvalError, Subject, Text, Window, decode_speed, evaluate};
 use moepress_runtime::Model;
 use moepress_text::{Bos, Form, Protocol, Sampler, Sampling, Tokenizer};
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ fn likelihoods_are_those_of_the_reference() {
     let baseline = &reference["baseline"];
     let domains = baseline["domains"].as_object().unwrap();
     let texts: Vec<Text> = domains.keys().map(|name| text(name, 24)).collect();
-    let evaluation = evaluate(&model(), None, &texts, &Silent).unwrap();
+    let evaluation = evaluate(&Subject::Loaded(&model()), None, &texts, &Silent).unwrap();
     println!("{}", serde_json::to_string_pretty(&evaluation).unwrap());
     let near = |found: f64, expected: &serde_json::Value| (found - expected.as_f64().unwrap()).abs() < 0.002;
     for score in &evaluation.texts {
@@ -46,6 +46,7 @@ fn likelihoods_are_those_of_the_reference() {
 #[test]
 fn results_do_not_depend_on_threads_and_the_original_has_no_distance() {
     let model = model();
+    let model = Subject::Loaded(&model);
     let texts = [text("code", 5), text("novel", 2)];
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -87,6 +88,7 @@ impl Progress for Stopped {
 #[test]
 fn what_cannot_be_evaluated_is_refused() {
     let model = model();
+    let model = Subject::Loaded(&model);
     let run = |windows: Vec<Vec<u32>>| {
         let windows = windows.into_iter().map(|ids| Window { ids, first: 1, bytes: 0 }).collect();
         evaluate(&model, None, &[Text { name: "a".into(), windows }], &Silent)

@@ -301,12 +301,17 @@ impl ModelSpec {
         }
     }
 
-    /// Per class the weights and the bytes.
+    /// Per class the weights and the bytes, in the formats of this description.
     pub fn bytes_by_class(&self) -> BTreeMap<Class, (u64, u64)> {
+        self.sizes_by_class(|tensor| self.stored_bytes(tensor))
+    }
+
+    /// Per class the weights and the bytes, of which each tensor takes so many.
+    pub fn sizes_by_class(&self, bytes: impl Fn(Tensor) -> u64) -> BTreeMap<Class, (u64, u64)> {
         let mut classes = BTreeMap::new();
         let tensors = self.tensors().into_iter().map(|tensor| {
             let weights = self.shape(tensor).map_or(0, |shape| shape.iter().product::<usize>() as u64);
-            (tensor.class(), weights, self.stored_bytes(tensor))
+            (tensor.class(), weights, bytes(tensor))
         });
         let carried = self
             .carried

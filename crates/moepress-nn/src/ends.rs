@@ -1,82 +1,109 @@
-//! What comes before the first and after the last layer: embedding, final norm, head, loss.
+//! What comes before the first and after the last layer: embedding, final norm, head, loss. Apart, so that a walk over
+//! the layers holds only the one it needs.
 
 use crate::ops::{Norm, from_rows, plus, times, vector};
 use crate::{BlockError, Linear, MakeLinear};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use moepress_model::{ModelSpec, Scales, Tensor as Name};
+use moepress_model::{ModelSpec, Tensor as Name};
 use moepress_quant::Stored;
 use std::sync::Arc;
 
-/// Embedding, final norm and head of a model.
-pub struct Ends {
-    /// Token embeddings `[vocab, hidden]`, in the format they are stored in.
-    pub embedding: Arc<Stored>,
-    /// The norm after the last layer.
-    pub final_norm: Norm,
-    /// hidden → vocab, without bias and scale.
-    pub head: Box<dyn Linear>,
-    head_bias: Option<Tensor<1>>,
-    scales: Scales,
+/// The token embeddings of a model.
+pub struct Embedding {
+    /// `[vocab, hidden]`, in the format it is stored in.
+    matrix: Arc<Stored>,
+    scale: f64,
 }
 
-impl Ends {
-    /// Takes the tensors outside the layers from `tensor`; a tied head shares the embedding.
+impl Embedding {
+    /// Takes the embeddings from `tensor`.
+    ///
+    /// # Errors
+    /// `tensor` fails, or they have another shape than the description says.
+    pub fn new<E: From<BlockError>>(
+        spec: &ModelSpec,
+        tensor: impl Fn(Name) -> Result<Stored, E>,
+    ) -> Result<Self, E> {
+        Ok(Self { matrix: take(spec, &tensor, Name::Embedding)?, scale: spec.scales.embedding })
+    }
+
+    /// Hidden states `[ids.len(), hidden]`; ids are below the vocabulary size.
+    pub fn embed(&self, ids: &[u32], device: &Device) -> Tensor<2> {
+        let (_, hidden) = self.matrix.matrix_shape();
+        let mut rows = vec![0.0; ids.len() * hidden];
+        for (out, &id) in rows.chunks_exact_mut(hidden).zip(ids) {
+            self.matrix.row_to_f32(id as usize, out);
+        }
+        times(from_rows(rows, [ids.len(), hidden], device), self.scale)
+    }
+}
+
+/// Final norm and head of a model.
+pub struct Head {
+    final_norm: Norm,
+    /// hidden → vocab, without bias and scale.
+    pub map: Box<dyn Linear>,
+    bias: Option<Tensor<1>>,
+    scale: f64,
+}
+
+impl Head {
+    /// Takes what follows the layers from `tensor`; a tied head shares the matrix of `embedding`, if that is loaded.
     ///
     /// # Errors
     /// `tensor` fails, or a tensor has another shape than the description says.
     pub fn new<E: From<BlockError>>(
         spec: &ModelSpec,
         tensor: impl Fn(Name) -> Result<Stored, E>,
+        embedding: Option<&Embedding>,
         linear: MakeLinear<'_>,
         device: &Device,
     ) -> Result<Self, E> {
-        let take = |name: Name| {
-            let stored = tensor(name)?;
-            match Some(stored.shape()) == spec.shape(name) {
-                true => Ok(Arc::new(stored)),
-                false => Err(E::from(BlockError { tensor: name })),
-            }
+        let matrix = match (spec.tied_embeddings, embedding) {
+            (true, Some(embedding)) => embedding.matrix.clone(),
+            (true, None) => take(spec, &tensor, Name::Embedding)?,
+            (false, _) => take(spec, &tensor, Name::Head)?,
         };
-        let embedding = take(Name::Embedding)?;
-        let head = if spec.tied_embeddings { embedding.clone() } else { take(Name::Head)? };
         let optional = |name: Name| match spec.shape(name) {
-            Some(_) => take(name).map(|stored| Some(vector(&stored, device))),
+            Some(_) => take(spec, &tensor, name).map(|stored| Some(vector(&stored, device))),
             None => Ok(None),
         };
-        let weight = vector(&*take(Name::FinalNorm)?, device);
+        let weight = vector(&*take(spec, &tensor, Name::FinalNorm)?, device);
         Ok(Self {
-            embedding,
             final_norm: Norm::new(spec.norm.kind, spec.norm.eps, weight, optional(Name::FinalNormBias)?),
-            head: linear(head),
-            head_bias: optional(Name::HeadBias)?,
-            scales: spec.scales,
+            map: linear(matrix),
+            bias: optional(Name::HeadBias)?,
+            scale: spec.scales.logits,
         })
     }
 
-    /// Hidden states `[ids.len(), hidden]`; ids are below the vocabulary size.
-    pub fn embed(&self, ids: &[u32], device: &Device) -> Tensor<2> {
-        let (_, hidden) = self.embedding.matrix_shape();
-        let mut rows = vec![0.0; ids.len() * hidden];
-        for (out, &id) in rows.chunks_exact_mut(hidden).zip(ids) {
-            self.embedding.row_to_f32(id as usize, out);
-        }
-        times(from_rows(rows, [ids.len(), hidden], device), self.scales.embedding)
-    }
-
-    /// Normed hidden states, the input of the head.
+    /// Normed hidden states, the input of the map.
     pub fn normed(&self, x: Tensor<2>) -> Tensor<2> {
         self.final_norm.forward(x)
     }
 
     /// Logits `[n, vocab]` of `[n, hidden]`.
     pub fn logits(&self, x: Tensor<2>) -> Tensor<2> {
-        self.finish(self.head.forward(self.normed(x)))
+        self.finish(self.map.forward(self.normed(x)))
     }
 
-    /// Logits from what the head returns.
+    /// Logits from what the map returns.
     pub fn finish(&self, x: Tensor<2>) -> Tensor<2> {
-        times(plus(x, self.head_bias.as_ref()), self.scales.logits)
+        times(plus(x, self.bias.as_ref()), self.scale)
+    }
+}
+
+/// A tensor in the shape that the description says.
+fn take<E: From<BlockError>>(
+    spec: &ModelSpec,
+    tensor: &impl Fn(Name) -> Result<Stored, E>,
+    name: Name,
+) -> Result<Arc<Stored>, E> {
+    let stored = tensor(name)?;
+    match Some(stored.shape()) == spec.shape(name) {
+        true => Ok(Arc::new(stored)),
+        false => Err(E::from(BlockError { tensor: name })),
     }
 }
 

@@ -23,7 +23,7 @@ pub use block::{Block, Mlp, dense_mlp};
 pub use build::{BlockError, Builder};
 pub use burn::tensor::{Device, Int, Tensor, TensorData};
 pub use device::{Backend, DeviceError};
-pub use ends::{Ends, token_losses};
+pub use ends::{Embedding, Head, token_losses};
 pub use linear::{Dense, Linear, MakeLinear, dense};
 pub use moe::{Expert, Experts, Gated, Routed};
 pub use ops::{Norm, add_rows, from_rows, select_rows, to_rows};

@@ -42,6 +42,27 @@ pub trait Watch {
     }
 }
 
+impl<W: Watch> Watch for Option<W> {
+    fn tensor(&mut self, site: Site, x: Tensor<2>) -> Tensor<2> {
+        match self {
+            Some(watch) => watch.tensor(site, x),
+            None => x,
+        }
+    }
+
+    fn routed(&mut self, routed: &Routed) {
+        if let Some(watch) = self {
+            watch.routed(routed);
+        }
+    }
+
+    fn expert(&mut self, expert: usize, output: &Tensor<2>) {
+        if let Some(watch) = self {
+            watch.expert(expert, output);
+        }
+    }
+}
+
 /// Sees nothing.
 pub struct Ignore;
 

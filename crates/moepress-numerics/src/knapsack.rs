@@ -73,7 +73,8 @@ pub fn allocate(items: &[Vec<Choice>], budget: u64) -> Result<Allocation, Knapsa
     Ok(Allocation { bytes: budget - state.left, cost, gap: (cost - bound).max(0.0), chosen: state.chosen })
 }
 
-fn check(items: &[Vec<Choice>]) -> Result<(), KnapsackError> {
+/// Checks that every item has a choice and costs can be added up.
+pub(crate) fn check(items: &[Vec<Choice>]) -> Result<(), KnapsackError> {
     let mut size = 0.0;
     for (item, choices) in items.iter().enumerate() {
         if choices.is_empty() {

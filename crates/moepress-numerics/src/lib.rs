@@ -3,6 +3,8 @@
 //! Every function is deterministic: ties go to the lower index, and no result depends on the number of threads.
 
 pub mod assignment;
+pub mod exact;
 pub mod knapsack;
 pub mod linalg;
+pub mod linkage;
 pub mod ridge;

@@ -1,4 +1,4 @@
-//! Symmetric positive-definite systems, and similarities from gram matrices.
+//! Symmetric positive-definite systems, similarities and distances from gram matrices.
 
 use ndarray::Array2;
 use ndarray_linalg::{CholeskyInto, UPLO};
@@ -180,6 +180,17 @@ pub fn cosine_similarity_from_gram(gram: &[f64], n: usize) -> Vec<f64> {
     similarity
 }
 
+/// Euclidean distances `[n, n]` of n vectors, from their gram `[n, n]`.
+///
+/// # Panics
+/// When `gram` does not hold n² numbers.
+pub fn distances_from_gram(gram: &[f64], n: usize) -> Vec<f64> {
+    assert_eq!(gram.len(), n * n, "a gram of {n} vectors is {n}×{n}");
+    let square = |i: usize| gram[i * n + i];
+    let distance = |i, j| (square(i) + square(j) - 2.0 * gram[i * n + j]).max(0.0).sqrt();
+    (0..n).flat_map(|i| (0..n).map(move |j| distance(i, j))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,6 +271,13 @@ mod tests {
             0.0, 0.0, 0.0, 1.0,
         ];
         assert_eq!(cosine_similarity_from_gram(&gram, 4), want);
+    }
+
+    #[test]
+    fn distances_of_known_vectors() {
+        // (3, 4), (3, 4), (0, 0)
+        let gram = [25.0, 25.0, 0.0, 25.0, 25.0, 0.0, 0.0, 0.0, 0.0];
+        assert_eq!(distances_from_gram(&gram, 3), [0.0, 0.0, 5.0, 0.0, 0.0, 5.0, 5.0, 5.0, 0.0]);
     }
 
     #[test]

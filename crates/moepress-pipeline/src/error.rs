@@ -57,7 +57,7 @@ pub enum PipelineError {
     #[error("{0}")]
     Usage(String),
     /// The limit of the recipe is too low.
-    #[error("a limit of {limit} bytes of memory is too low: at least {needed} bytes are needed{}", if *evaluation { " (the evaluation holds both models; without `evaluate` less would do)" } else { "" })]
+    #[error("a limit of {limit} bytes of memory is too low: at least {needed} bytes are needed{}", if *evaluation { " (for the evaluation; without `evaluate` less would do)" } else { "" })]
     Limit {
         /// The least that would do.
         needed: u64,
@@ -85,15 +85,10 @@ impl PipelineError {
             Self::Text(e) => e.kind(),
             Self::Runtime(e) => e.kind(),
             Self::Eval(e) => return e.kind(),
-            Self::Calibrate(CalibrateError::Cancelled) | Self::Cancelled => return None,
-            Self::Calibrate(CalibrateError::Checkpoint(e)) => e.kind(),
-            Self::Calibrate(CalibrateError::Block(_) | CalibrateError::NoGradient(_)) => ErrorKind::Io,
-            Self::Calibrate(CalibrateError::Statistics(_)) | Self::Statistics(_) | Self::Apply(_) => {
-                ErrorKind::BadInput
-            }
-            Self::Memory { .. } | Self::Limit { .. } | Self::Calibrate(CalibrateError::Memory { .. }) => {
-                ErrorKind::NoSpace
-            }
+            Self::Calibrate(e) => return e.kind(),
+            Self::Cancelled => return None,
+            Self::Statistics(_) | Self::Apply(_) => ErrorKind::BadInput,
+            Self::Memory { .. } | Self::Limit { .. } => ErrorKind::NoSpace,
         })
     }
 }

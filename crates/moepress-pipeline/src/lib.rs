@@ -7,11 +7,14 @@
 
 mod edited;
 mod error;
+mod evaluate;
+mod idle;
 mod layers;
 mod memory;
 mod plan;
 mod report;
 mod rounded;
+mod routing;
 mod run;
 mod stats;
 mod texts;
@@ -19,9 +22,11 @@ mod write;
 
 pub use edited::Edited;
 pub use error::PipelineError;
+pub use evaluate::{Evaluate, Evaluated};
 pub use layers::{ExpertReport, LayerReport};
 pub use plan::{Plan, PlannedStage, SizeOf, Sizes, plan};
 pub use report::{CalibrationReport, Comparison, Report, Seconds, StageReport, UnderMeasuredReport};
+pub use routing::{PairReport, RoutingReport, RunReport, SuccessionReport};
 pub use run::{Outcome, Render, Run, run};
 pub use stats::{Measure, Shard, StatisticsFile, StatisticsHeader, measure, merge};
 pub use texts::{TextReport, TextSet, TextsReport, load_texts};

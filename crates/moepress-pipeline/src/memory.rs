@@ -1,6 +1,7 @@
 //! How much memory a run will need, from sizes alone.
 
 use crate::PipelineError;
+use crate::evaluate::{Tokens, Way};
 use crate::plan::Writes;
 use moepress_calibrate::{Layout, Work, Writing};
 use moepress_checkpoint::available_memory;
@@ -17,8 +18,8 @@ pub struct Load<'a> {
     pub tokens: usize,
     /// Tokens of a calibration window.
     pub window: usize,
-    /// Tokens of an evaluation window, when the result is compared with the original.
-    pub evaluates: Option<usize>,
+    /// The texts that the result is compared with the original on.
+    pub evaluates: Option<Tokens>,
     /// Threads.
     pub threads: usize,
     /// The most that may be resident, in bytes, if the recipe says.
@@ -52,7 +53,7 @@ pub fn predict(before: &ModelSpec, after: &ModelSpec, load: &Load<'_>) -> Result
     let Load { tokens, window, threads, .. } = *load;
     let mut ways = vec![];
     for needs in &load.sweeps {
-        let work = Work { tokens, window, threads, needs };
+        let work = Work { tokens, window, threads, needs, packed: false };
         let chosen = Layout::choose(before, &work, allowed(load.limit), true);
         ways.push((chosen, Layout::least_allowed(before, &work)));
     }
@@ -67,15 +68,26 @@ pub fn predict(before: &ModelSpec, after: &ModelSpec, load: &Load<'_>) -> Result
         prediction.peak = prediction.peak.max(chosen.as_ref().map_or_else(|needed| *needed, |way| way.peak));
         prediction.spool = prediction.spool.max(chosen.map_or(0, |way| way.spool));
     }
-    let evaluating = load.evaluates.map_or(0, |window| evaluating(before, after, window, load.threads));
-    prediction.peak = prediction.peak.max(evaluating);
-    let needed = least.max(evaluating);
-    match (load.limit, available_memory()) {
-        (Some(limit), _) if limit < needed => {
-            Err(PipelineError::Limit { needed, limit, evaluation: evaluating == needed })
-        }
+    let mut evaluation = 0;
+    if let Some(tokens) = load.evaluates {
+        let way = Way::choose(&[after, before], tokens, threads, allowed(load.limit));
+        evaluation = way.least;
+        prediction.peak = prediction.peak.max(way.peak);
+        prediction.spool = prediction.spool.max(way.spool);
+    }
+    check(least.max(evaluation), load.limit, evaluation > least)?;
+    Ok(prediction)
+}
+
+/// Checks that the least that a run needs is there: within the limit, or what the system has left.
+///
+/// # Errors
+/// It is not; `evaluation` says what needs so much.
+pub fn check(needed: u64, limit: Option<u64>, evaluation: bool) -> Result<(), PipelineError> {
+    match (limit, available_memory()) {
+        (Some(limit), _) if limit < needed => Err(PipelineError::Limit { needed, limit, evaluation }),
         (None, Some(available)) if available < needed => Err(PipelineError::Memory { needed, available }),
-        _ => Ok(prediction),
+        _ => Ok(()),
     }
 }
 
@@ -93,13 +105,4 @@ fn writing(before: &ModelSpec, after: &ModelSpec) -> u64 {
     let widest =
         before.tensors().into_iter().map(|tensor: Tensor| elements(before, tensor)).max().unwrap_or(0);
     BASE + largest + 8 * widest
-}
-
-/// Both models as they are stored, and what the chunks need that are computed at a time.
-fn evaluating(before: &ModelSpec, after: &ModelSpec, window: usize, threads: usize) -> u64 {
-    let chunk = 1024.max(window) as u64;
-    let attention = chunk * window as u64 * before.attention.heads as u64 * 4;
-    let states = chunk * before.hidden as u64 * 4;
-    let working = threads as u64 * (3 * attention + (32 << 20) + 8 * states);
-    BASE + before.total_bytes() + after.total_bytes() + working
 }

@@ -1,16 +1,20 @@
 //! What a recipe would do, from headers alone.
 
 use crate::PipelineError;
+use crate::evaluate::Tokens;
 use crate::memory::{Load, predict};
-use moepress_checkpoint::{Checkpoint, CheckpointError, Source};
+use moepress_checkpoint::{Checkpoint, CheckpointError, Files, Source};
 use moepress_model::{Class, Edit, ModelSpec, Tensor, await_inputs};
 use moepress_quant::Format;
 use moepress_quant::codec::Packing;
-use moepress_recipe::{Coverage, Mtp, Recipe, TextSpec};
-use moepress_stages::{Evidence, Stage, assumed, awaited, from_recipe};
+use moepress_recipe::{Coverage, Mtp, Protocol, Recipe, TextFile, TextSpec};
+use moepress_stages::{Stage, assumed, awaited, from_recipe};
 use moepress_stats::{Need, Needs};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Of text in a language that a tokenizer was made for.
+const BYTES_PER_TOKEN: u64 = 4;
 
 /// Weights and bytes of a class or of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -34,13 +38,24 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The size of a model.
+    /// The size of a model in the formats that its description says.
     pub fn of(spec: &ModelSpec) -> Self {
-        let entry =
-            |(class, (weights, bytes)): (Class, (u64, u64))| (class.name(), SizeOf { weights, bytes });
-        let total = SizeOf { weights: spec.total_weights(), bytes: spec.total_bytes() };
-        let bpw = 8.0 * total.bytes as f64 / total.weights.max(1) as f64;
-        Self { total, bpw, classes: spec.bytes_by_class().into_iter().map(entry).collect() }
+        Self::new(spec.bytes_by_class())
+    }
+
+    /// The size of a checkpoint as it lies on disk, where weights may be smaller than what they are read as.
+    pub fn on_disk(checkpoint: &Checkpoint) -> Self {
+        Self::new(checkpoint.spec().sizes_by_class(|tensor| checkpoint.disk_bytes(tensor)))
+    }
+
+    fn new(classes: BTreeMap<Class, (u64, u64)>) -> Self {
+        let mut total = SizeOf::default();
+        let mut entry = |(class, (weights, bytes)): (Class, (u64, u64))| {
+            total = SizeOf { weights: total.weights + weights, bytes: total.bytes + bytes };
+            (class.name(), SizeOf { weights, bytes })
+        };
+        let classes = classes.into_iter().map(&mut entry).collect();
+        Self { total, bpw: 8.0 * total.bytes as f64 / total.weights.max(1) as f64, classes }
     }
 }
 
@@ -83,6 +98,9 @@ pub struct Plan {
     pub(crate) needs: Vec<Option<Needs>>,
     #[serde(skip)]
     pub(crate) coverage: Coverage,
+    /// Names of the calibration texts.
+    #[serde(skip)]
+    pub(crate) texts: Vec<String>,
     /// The last stage whose matrices are rounded on the walk that writes, by what reaches them.
     #[serde(skip)]
     pub(crate) rounding: Option<usize>,
@@ -118,6 +136,7 @@ pub(crate) fn plan_with(
     check_windows(recipe, before)?;
     let (first, carried) = carried(recipe, before);
     let mut spec = before.after(&first)?;
+    let texts = text_names(recipe);
     let mut planned = Vec::new();
     // A stage that changes routing makes what was measured before it stale.
     let mut stale_after = Vec::new();
@@ -125,10 +144,8 @@ pub(crate) fn plan_with(
     let (mut all, mut rounding) = (first.clone(), None);
     for (index, (stage, recipe_stage)) in stages.iter().zip(&recipe.stages).enumerate() {
         stage.check(&spec)?;
-        let (stats, costs) = assumed(&spec, &stage.needs())?;
-        // What is assumed reaches all experts alike: that says nothing of those that calibration will not reach.
-        let assumed = Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
-        let edits = stage.decide(&assumed)?.edits;
+        let assumed = assumed(&spec, &stage.needs(), &texts)?;
+        let edits = stage.decide(&assumed.evidence(&spec, &texts))?.edits;
         stale_after.push(stage.may_reroute() || edits.iter().any(Edit::changes_routing));
         for edit in &edits {
             match edit {
@@ -158,11 +175,16 @@ pub(crate) fn plan_with(
             .error("chooses formats that nothing carries out; put a quantize stage after it")
             .into());
     }
+    if recipe.describe && stages.is_empty() {
+        return Err(recipe
+            .error_at("calibration.describe", "is for a recipe with stages, this has none")
+            .into());
+    }
     let bounds = packs.then(|| {
         "codes will be stored as small as they turn out: sizes are those of bit fields, which are more"
             .to_owned()
     });
-    let needs = sweeps(&stages, &stale_after);
+    let needs = sweeps(&stages, &stale_after, recipe.describe.then(description));
     for (stage, needs) in planned.iter_mut().zip(&needs) {
         stage.measures = needs.as_ref().map(words).unwrap_or_default();
     }
@@ -170,12 +192,15 @@ pub(crate) fn plan_with(
     if let Some(first) = swept.iter_mut().find(|needs| given && needs.is_some()) {
         *first = None;
     }
+    // Once more on the result.
+    swept.extend(recipe.describe.then(description).map(Some));
     let writing = Writes::new(before, &spec, &all)?;
-    let prediction = predict(before, &spec, &load(recipe, &swept, rounding.map(|_| &writing)))?;
+    let load = load(model.files(), recipe, &swept, rounding.map(|_| &writing));
+    let prediction = predict(before, &spec, &load)?;
     let plan = Plan {
         family: spec.family.clone(),
         notes: model.notes().iter().cloned().chain(carried).chain(bounds).collect(),
-        before: Sizes::of(before),
+        before: Sizes::on_disk(model),
         stages: planned,
         after: Sizes::of(&spec),
         walks: walks(recipe, &stages, &swept, rounding.is_some()),
@@ -185,6 +210,7 @@ pub(crate) fn plan_with(
         first,
         needs,
         coverage: recipe.coverage,
+        texts,
         rounding,
     };
     Ok((plan, stages))
@@ -238,6 +264,12 @@ fn carried(recipe: &Recipe, spec: &ModelSpec) -> (Vec<Edit>, Option<String>) {
     }
 }
 
+/// Names of the calibration texts, in order: their files without folder and ending.
+fn text_names(recipe: &Recipe) -> Vec<String> {
+    let files = recipe.calibration.iter().flat_map(|calibration| &calibration.files);
+    files.map(|file| file.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()).collect()
+}
+
 /// Windows must fit into the context; found out now, not after hours of calibration.
 fn check_windows(recipe: &Recipe, spec: &ModelSpec) -> Result<(), PipelineError> {
     let windows = [
@@ -254,10 +286,13 @@ fn check_windows(recipe: &Recipe, spec: &ModelSpec) -> Result<(), PipelineError>
 }
 
 /// For every stage what to measure before it: the needs of all stages up to the next that changes routing
-/// are united, so that one sweep feeds them.
-fn sweeps(stages: &[Box<dyn Stage>], stale_after: &[bool]) -> Vec<Option<Needs>> {
+/// are united, so that one sweep feeds them. What a description needs is measured before all of them.
+fn sweeps(stages: &[Box<dyn Stage>], stale_after: &[bool], describe: Option<Needs>) -> Vec<Option<Needs>> {
     let mut needs: Vec<Option<Needs>> = vec![None; stages.len()];
-    let mut current: Option<usize> = None;
+    let mut current = describe.as_ref().map(|_| 0);
+    if let Some(first) = needs.first_mut() {
+        *first = describe;
+    }
     for (index, stage) in stages.iter().enumerate() {
         let wanted = stage.needs();
         if !wanted.is_empty() {
@@ -269,6 +304,11 @@ fn sweeps(stages: &[Box<dyn Stage>], stale_after: &[bool]) -> Vec<Option<Needs>>
         }
     }
     needs
+}
+
+/// What a description of routing needs.
+pub(crate) fn description() -> Needs {
+    Needs::of([Need::Routing, Need::Locality])
 }
 
 /// What is measured first and on which text, when that is on the model as it came.
@@ -294,6 +334,10 @@ fn words(needs: &Needs) -> Vec<&'static str> {
     let word = |need: &Need| match need {
         Need::Routing => "routing",
         Need::MeanOutputs => "mean outputs",
+        Need::Texts => "routing by text",
+        Need::Cosine => "similarity of layers' inputs and outputs",
+        Need::RoundedOutputs => "errors of rounded experts",
+        Need::Locality => "locality of routing",
         Need::Atoms => "atom energy and gradient",
         Need::Fisher => "row and column Fisher weights",
     };
@@ -301,19 +345,40 @@ fn words(needs: &Needs) -> Vec<&'static str> {
 }
 
 /// What a recipe calls for, with sweeps for these needs.
-fn load<'a>(recipe: &Recipe, needs: &'a [Option<Needs>], rounding: Option<&'a Writes>) -> Load<'a> {
+fn load<'a>(
+    files: &dyn Files,
+    recipe: &Recipe,
+    needs: &'a [Option<Needs>],
+    rounding: Option<&'a Writes>,
+) -> Load<'a> {
     let calibrates = rounding.is_some() || needs.iter().any(Option::is_some);
     let calibration = recipe.calibration.as_ref().filter(|_| calibrates);
     Load {
         sweeps: needs.iter().flatten().collect(),
         rounding,
-        tokens: calibration
-            .map_or(0, |c| c.files.iter().map(|file| file.windows(c.windows) * c.window).sum()),
+        tokens: calibration.map_or(0, |texts| tokens(files, texts)),
         window: calibration.map_or(0, |c| c.window),
-        evaluates: recipe.evaluate.as_ref().map(|e| e.window),
+        evaluates: recipe.evaluate.as_ref().map(|e| Tokens { all: tokens(files, e), window: e.window }),
         threads: rayon::current_num_threads(),
         limit: recipe.limits.memory,
     }
+}
+
+/// Tokens in the windows of texts; where all windows are taken, as many as such files usually come to.
+fn tokens(files: &dyn Files, texts: &TextSpec) -> usize {
+    let step = match texts.protocol {
+        Protocol::Strided { stride } => stride,
+        Protocol::Paper | Protocol::LlamaCpp => texts.window,
+    };
+    let windows = |file: &TextFile| match file.windows(texts.windows) {
+        TextSpec::ALL => {
+            // Whatever is wrong with a text is found when it is read.
+            let bytes = files.open(&file.path).map_or(0, |file| file.len());
+            (bytes / BYTES_PER_TOKEN) as usize / step.max(1) + 1
+        }
+        count => count,
+    };
+    texts.files.iter().map(|file| windows(file).saturating_mul(texts.window)).fold(0, usize::saturating_add)
 }
 
 fn walks(
@@ -323,15 +388,15 @@ fn walks(
     rounds: bool,
 ) -> BTreeMap<&'static str, usize> {
     let sweeps: Vec<&Needs> = needs.iter().flatten().collect();
-    let rounding = stages
-        .iter()
-        .map(|stage| stage.needs())
-        .filter(|n| !n.formats.is_empty() || n.ladders.is_some())
-        .count();
+    let reads = |needs: Needs| {
+        let passes = [needs.weighs_tensors(), needs.ladders.is_some(), !needs.weights.is_empty()];
+        passes.into_iter().filter(|&pass| pass).count()
+    };
+    let read: usize = stages.iter().map(|stage| reads(stage.needs())).sum();
     BTreeMap::from([
         ("forward", sweeps.len() + usize::from(rounds)),
         ("backward", sweeps.iter().filter(|needs| needs.backward()).count()),
-        ("weights only", rounding + usize::from(!rounds)),
+        ("weights only", read + usize::from(!rounds)),
         ("evaluation", if recipe.evaluate.is_some() { 2 } else { 0 }),
     ])
 }

@@ -2,6 +2,7 @@
 
 use crate::layers::LayerReport;
 use crate::plan::Sizes;
+use crate::routing::RoutingReport;
 use crate::texts::TextsReport;
 use moepress_eval::Evaluation;
 use serde::Serialize;
@@ -27,6 +28,10 @@ pub struct Report {
     pub stages: Vec<StageReport>,
     /// What became of every routed expert of the original.
     pub layers: Vec<LayerReport>,
+    /// The routing of the original, layer by layer; empty when it was not measured, or only on an edited model.
+    pub routing: Vec<RoutingReport>,
+    /// The routing of the result, where the recipe asks for it. Matrices that gptq rounds are rounded to nearest there.
+    pub routing_after: Vec<RoutingReport>,
     /// What was measured on, when anything was.
     pub calibration: Option<CalibrationReport>,
     /// Quality of the result beside the original, when the recipe asks for it.
@@ -101,10 +106,10 @@ pub struct Comparison {
     pub compact: Evaluation,
     /// What was taken of every file of text.
     pub sampling: TextsReport,
-    /// Greedy decoding, one sequence: tokens per second of the original.
-    pub original_decode_tokens_per_second: f64,
+    /// Greedy decoding, one sequence: tokens per second of the original; none when it does not fit into memory.
+    pub original_decode_tokens_per_second: Option<f64>,
     /// The same of the result.
-    pub compact_decode_tokens_per_second: f64,
+    pub compact_decode_tokens_per_second: Option<f64>,
 }
 
 /// Wall time in seconds.

@@ -2,31 +2,29 @@
 
 use crate::PipelineError;
 use crate::edited::Edited;
+use crate::evaluate::{Evaluate, Evaluated};
+use crate::idle::idle_experts;
 use crate::layers::layers;
 use crate::memory::allowed;
-use crate::plan::{Plan, Sizes, plan_with, unedited_needs};
+use crate::plan::{Plan, Sizes, description, plan_with, unedited_needs};
 use crate::report::{CalibrationReport, Comparison, Report, Seconds, StageReport, UnderMeasuredReport};
-use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows};
+use crate::routing::{RoutingReport, routing};
+use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows, text_of_windows};
 use crate::texts::{TextSet, load_texts};
 use crate::write::write;
-use moepress_calibrate::{Means, Spool, ladders, rounding_costs, sweep};
+use moepress_calibrate::{Means, Spool, Windows, ladders, rounding_costs, sweep, weight_statistics};
 use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, peak_memory};
-use moepress_eval::{decode_speed, evaluate};
 use moepress_model::Edit;
 use moepress_nn::Device;
 use moepress_recipe::{Coverage, Recipe};
-use moepress_runtime::Model;
 use moepress_stages::{Evidence, Stage, UnderMeasured, check_coverage};
-use moepress_stats::{Need, Of, Quantity, RoundingCosts, Statistics};
+use moepress_stats::{Need, Needs, Of, Quantity, RoundingCosts, Statistics};
 use moepress_text::Tokenizer;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Tokens that are decoded to measure speed.
-const DECODED: usize = 64;
 
 /// A recipe to carry out.
 pub struct Run<'a> {
@@ -74,7 +72,9 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     if let Some(path) = job.statistics_from {
         let (needs, _) = unedited_needs(job.recipe, &plan)?;
         let windows = texts.calibration.as_ref().map(all_windows).unwrap_or_default();
-        let wanted = Wanted { spec: checkpoint.spec(), model: &model, windows: &windows, needs };
+        let of_windows = texts.calibration.as_ref().map(text_of_windows).unwrap_or_default();
+        let wanted =
+            Wanted { spec: checkpoint.spec(), model: &model, windows: &windows, texts: &of_windows, needs };
         texts.given = Some(Given::read(job.files.as_ref(), path, &wanted)?);
     }
     seconds.text = started.elapsed().as_secs_f64();
@@ -92,9 +92,15 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     let memory = allowed(job.recipe.limits.memory);
     let means = Means { device: job.device.clone(), memory, spool: Some(spool) };
     let mut measured = decide(&means, &mut edited, &plan, &stages, &texts, progress, &mut seconds)?;
-    for note in measured.stages.iter().flat_map(|stage| &stage.notes) {
+    for note in measured.notes.iter().chain(measured.stages.iter().flat_map(|stage| &stage.notes)) {
         progress.note(note);
     }
+    let at = Instant::now();
+    let routing_after = match texts.calibration.as_ref().filter(|_| job.recipe.describe) {
+        Some(set) => routing(edited.spec(), &sweep_set(&edited, set, &description(), &means, progress)?),
+        None => vec![],
+    };
+    seconds.measure += at.elapsed().as_secs_f64();
 
     let at = Instant::now();
     let windows = texts.calibration.as_ref().map(all_windows).unwrap_or_default();
@@ -125,6 +131,10 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         Some(set) => Some(compare(job, &checkpoint, writer.staging(), set, progress)?),
         None => None,
     };
+    let (evaluation, on_the_way) = evaluation.unzip();
+    let on_the_way = on_the_way.unwrap_or_default();
+    on_the_way.iter().for_each(|note| progress.note(note));
+    let notes = plan.notes.iter().chain(texts.notes()).chain(&measured.notes).chain(&on_the_way);
     seconds.evaluate = at.elapsed().as_secs_f64();
     seconds.total = started.elapsed().as_secs_f64();
 
@@ -135,9 +145,11 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
         family: plan.family.clone(),
         before: plan.before.clone(),
         after: Sizes::of(&written),
-        notes: plan.notes.iter().chain(texts.notes()).cloned().collect(),
+        notes: notes.cloned().collect(),
         stages: measured.stages,
         layers: layers(checkpoint.spec(), &written, &measured.routed),
+        routing: measured.routing,
+        routing_after,
         // Also when nothing was measured before the walk that writes.
         calibration: measured.calibration.or_else(|| {
             let of = |set| calibration(set, texts.window, &Statistics::default(), plan.coverage, &[]);
@@ -201,9 +213,13 @@ impl Texts {
 #[derive(Default)]
 struct Measured {
     stages: Vec<StageReport>,
+    /// What is odd about the model.
+    notes: Vec<String>,
     calibration: Option<CalibrationReport>,
     /// Tokens per expert by layer in the first sweep.
     routed: BTreeMap<usize, Vec<u64>>,
+    /// Of the original.
+    routing: Vec<RoutingReport>,
     last: Option<Sweep>,
 }
 
@@ -241,12 +257,16 @@ fn decide(
             let given = texts.given.as_ref().filter(|_| measured.calibration.is_none());
             stats = match given {
                 Some(given) => given.file.sums.clone(),
-                None => sweep(edited, &all_windows(set), needs, means, progress)?,
+                None => sweep_set(edited, set, needs, means, progress)?,
             };
             let under_measured = check_coverage(edited.spec(), &stats, plan.coverage)?;
             if measured.calibration.is_none() {
+                measured.notes.extend(idle_experts(edited.spec().layers.len(), &stats));
                 let report = calibration(set, texts.window, &stats, plan.coverage, &under_measured);
                 measured.calibration = Some(report);
+                if !edited.edits().iter().any(Edit::changes_routing) {
+                    measured.routing = routing(edited.spec(), &stats);
+                }
                 measured.routed =
                     routed(&stats).map(|(layer, n)| (layer, n.iter().map(|&n| n as u64).collect())).collect();
             }
@@ -256,20 +276,23 @@ fn decide(
             }
         }
         let needs = stage.needs();
-        let mut costs = match needs.formats.is_empty() {
-            true => RoundingCosts::default(),
-            false => rounding_costs(edited, &stats, &needs, progress)?,
+        let mut costs = match needs.weighs_tensors() {
+            true => rounding_costs(edited, &stats, &needs, progress)?,
+            false => RoundingCosts::default(),
         };
         if let Some(need) = &needs.ladders {
             costs.ladders = ladders(edited, &stats, need, progress)?;
         }
+        let weights = weight_statistics(edited, &needs.weights, progress)?;
         seconds.measure += at.elapsed().as_secs_f64();
         if progress.cancelled() {
             return Err(PipelineError::Cancelled);
         }
         let at = Instant::now();
         let (spec, coverage) = (edited.spec(), plan.coverage);
-        let decision = stage.decide(&Evidence { spec, stats: &stats, costs: &costs, coverage })?;
+        let evidence =
+            Evidence { spec, stats: &stats, costs: &costs, weights: &weights, texts: &plan.texts, coverage };
+        let decision = stage.decide(&evidence)?;
         decision.edits.iter().for_each(|edit| stats.follow(edit));
         let edits = decision.edits.len();
         edited.push(decision.edits)?;
@@ -278,6 +301,19 @@ fn decide(
         measured.stages.push(StageReport { what: stage.describe(), edits, notes: decision.notes, after });
     }
     Ok(measured)
+}
+
+/// Measures on all windows of the calibration texts.
+fn sweep_set(
+    edited: &Edited<'_>,
+    set: &TextSet,
+    needs: &Needs,
+    means: &Means,
+    progress: &dyn Progress,
+) -> Result<Statistics, PipelineError> {
+    let windows = all_windows(set);
+    let windows = Windows::of_texts(&windows, text_of_windows(set), set.texts.len());
+    Ok(sweep(edited, windows, needs, means, progress)?)
 }
 
 /// Tokens per expert of every layer with experts.
@@ -313,34 +349,37 @@ fn calibration(
     }
 }
 
-/// Loads what was written and evaluates it beside the original.
+/// Evaluates what was written beside the original.
 fn compare(
     job: &Run<'_>,
     original: &Checkpoint,
     staging: &Path,
     set: &TextSet,
     progress: &dyn Progress,
-) -> Result<Comparison, PipelineError> {
+) -> Result<(Comparison, Vec<String>), PipelineError> {
     let compact = Checkpoint::open(job.files, staging)?;
     compact.verify()?;
-    let compact = Model::load(&compact)?;
-    let original = Model::load(original)?;
-    let first = set.texts.first().and_then(|text| text.windows.first());
-    let prompt = first.map_or(&[][..], |window| &window.ids[..window.ids.len().min(16)]);
-    let speed = |model: &Model| {
-        decode_speed(model, prompt, DECODED.min(model.spec().context.saturating_sub(prompt.len())))
+    let evaluation = Evaluate {
+        files: job.files,
+        model: &compact,
+        against: Some(original),
+        texts: &set.texts,
+        memory: job.recipe.limits.memory,
+        spool: &staging.join("spool"),
     };
-    let mut evaluation = evaluate(&compact, Some(&original), &set.texts, progress)?;
-    Ok(Comparison {
+    let prompt = set.texts.first().and_then(|text| text.windows.first());
+    let Evaluated { mut evaluation, decode, notes } =
+        evaluation.run(prompt.map(|window| &window.ids[..]), progress)?;
+    let missing = || PipelineError::Report("the original was not evaluated".to_owned());
+    let original = evaluation.original.take().ok_or_else(missing)?;
+    let comparison = Comparison {
         sampling: set.report.clone(),
-        original_decode_tokens_per_second: speed(&original)?,
-        compact_decode_tokens_per_second: speed(&compact)?,
-        original: match evaluation.original.take() {
-            Some(original) => *original,
-            None => evaluate(&original, None, &set.texts, progress)?,
-        },
+        original_decode_tokens_per_second: decode[1],
+        compact_decode_tokens_per_second: decode[0],
+        original: *original,
         compact: evaluation,
-    })
+    };
+    Ok((comparison, notes))
 }
 
 /// A JSON list with one edit per line, so that two runs can be compared by `diff`.

@@ -36,4 +36,5 @@ pub use error::{RecipeError, unknown_word};
 pub use guard::MAX_BYTES;
 pub use params::Params;
 pub use recipe::{Limits, Mtp, Recipe, StageSpec, parse};
+pub use size::size_in_bytes;
 pub use texts::{Bos, Protocol, TextFile, TextForm, TextSpec};

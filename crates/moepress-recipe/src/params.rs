@@ -76,7 +76,7 @@ impl Params {
         Ok(word)
     }
 
-    /// A list of the `allowed` words, each at most once, in the order written.
+    /// A list of the `allowed` words, each at most once, in the order written; a single word stands for a list of it.
     pub fn words(
         &self,
         key: &str,
@@ -108,17 +108,24 @@ impl Params {
         self.as_text(&self.path.key(key), value)
     }
 
+    /// A list of at least one text, or a single text.
+    pub fn texts(&self, key: &str) -> Result<Vec<String>, RecipeError> {
+        if let Some(Value::String(_)) = self.value(key, true)? {
+            return Ok(vec![self.text(key, None)?]);
+        }
+        let list = self.list(key)?;
+        if list.is_empty() {
+            return Err(self.error(key, "is empty"));
+        }
+        let path = self.path.key(key);
+        list.iter().enumerate().map(|(k, value)| self.as_text(&path.index(k), value)).collect()
+    }
+
     /// A size above 0 such as `4.2GiB`, `3MB` or `1048576`; `None` when the key is absent.
     pub fn bytes(&self, key: &str) -> Result<Option<u64>, RecipeError> {
         let Some(value) = self.value(key, false)? else { return Ok(None) };
         let size = value.as_u64().or_else(|| value.as_str().and_then(size::bytes)).filter(|&size| size > 0);
-        size.map(Some).ok_or_else(|| {
-            self.expected(
-                key,
-                "a size above 0 such as 4.2GiB, 3MB or 1048576 (units: kB, KiB, MB, MiB, GB, GiB, TB, TiB)",
-                value,
-            )
-        })
+        size.map(Some).ok_or_else(|| self.expected(key, size::EXPECTED, value))
     }
 
     /// Whether the key is present.
@@ -171,16 +178,6 @@ impl Params {
             Ok(Entry::Map(Self { path, map, source }))
         };
         list.iter().enumerate().map(entry).collect()
-    }
-
-    /// A list of at least one text.
-    fn texts(&self, key: &str) -> Result<Vec<String>, RecipeError> {
-        let list = self.list(key)?;
-        if list.is_empty() {
-            return Err(self.error(key, "is empty"));
-        }
-        let path = self.path.key(key);
-        list.iter().enumerate().map(|(k, value)| self.as_text(&path.index(k), value)).collect()
     }
 
     fn as_text(&self, path: &Path, value: &Value) -> Result<String, RecipeError> {

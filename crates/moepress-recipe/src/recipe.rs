@@ -18,6 +18,9 @@ use crate::tree;
 pub(crate) const KEYS: [&str; 8] =
     ["version", "model", "mtp", "calibration", "limits", "stages", "evaluate", "output"];
 
+/// The key of `calibration` that asks for a description of routing.
+const DESCRIBE: &str = "describe";
+
 /// What a user wants done to which model; everything is checked but the parameters of the stages.
 #[derive(Debug, Clone)]
 pub struct Recipe {
@@ -29,6 +32,8 @@ pub struct Recipe {
     pub calibration: Option<TextSpec>,
     /// What becomes of experts that too few tokens of that text reached.
     pub coverage: Coverage,
+    /// Whether routing is described in the report, beside what stages need of it.
+    pub describe: bool,
     /// What the work may take; no part of what comes out.
     pub limits: Limits,
     /// What to do, in order.
@@ -132,12 +137,17 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         "keep" => Mtp::Keep,
         _ => Mtp::Drop,
     };
-    let mut coverage = Coverage::default();
+    let (mut coverage, mut describe) = (Coverage::default(), false);
     let calibration = match top.mapping("calibration")? {
         None => None,
         Some(params) => {
-            let (texts, mut written) = TextSpec::read(&params, false, folder, &Coverage::KEYS)?;
+            let other = [&Coverage::KEYS[..], &[DESCRIBE]].concat();
+            let (texts, mut written) = TextSpec::read(&params, false, folder, &other)?;
             coverage = Coverage::read(&params, &mut written)?;
+            describe = params.bool(DESCRIBE, Some(false))?;
+            if describe {
+                written.insert(DESCRIBE.into(), true.into());
+            }
             Some((texts, written))
         }
     };
@@ -181,6 +191,7 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         limits,
         calibration: calibration.map(|(texts, _)| texts),
         coverage,
+        describe,
         stages,
         evaluate: evaluate.map(|(texts, _)| texts),
         output,

@@ -13,6 +13,18 @@ const UNITS: [(&str, u64); 10] = [
     ("TiB", 1 << 40),
 ];
 
+/// What a size looks like.
+pub(crate) const EXPECTED: &str =
+    "a size above 0 such as 4.2GiB, 3MB or 1048576 (units: kB, KiB, MB, MiB, GB, GiB, TB, TiB)";
+
+/// Bytes above 0 in a size such as `4.2GiB`, for the command line.
+///
+/// # Errors
+/// What such a size looks like.
+pub fn size_in_bytes(text: &str) -> Result<u64, String> {
+    bytes(text).filter(|&size| size > 0).ok_or_else(|| format!("must be {EXPECTED}"))
+}
+
 /// Bytes in `4.2GiB`, `3 MB` or `1048576`, rounded down; `None` when it is no such thing.
 pub(crate) fn bytes(text: &str) -> Option<u64> {
     let number = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();

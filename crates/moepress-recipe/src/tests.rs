@@ -197,7 +197,8 @@ fn refuses_wrong_values() {
     );
     assert!(with("{x: 12}").text("x", None).unwrap_err().message.contains("quote it"));
     assert!(with("{x: ''}").text("x", None).is_err());
-    assert!(with("{x: a}").words("x", None, &["a"]).is_err());
+    assert_eq!(with("{x: a}").words("x", None, &["a"]).unwrap(), ["a"]);
+    assert!(with("{x: b}").words("x", None, &["a"]).is_err() && with("{x: 1}").texts("x").is_err());
     assert!(with("{x: [a, a]}").words("x", None, &["a"]).unwrap_err().message.contains("twice"));
     for value in ["0", "-1", "1.5", "4 gb", "[1]"] {
         assert!(with(&format!("{{x: {value}}}")).bytes("x").is_err(), "{value}");
@@ -224,7 +225,7 @@ fn refuses_wrong_recipes() {
         ),
         (
             "version: 1\nmodel: m\ncalibration: {files: [a], windw: 9}\nstages: []\n",
-            "recipes/r.yaml:3:27: calibration.windw: unknown key `windw`; did you mean `window`? (known: files, window, windows, seed, bos, min_tokens, below_min_tokens)",
+            "recipes/r.yaml:3:27: calibration.windw: unknown key `windw`; did you mean `window`? (known: files, window, windows, seed, bos, min_tokens, below_min_tokens, describe)",
         ),
         (
             "version: 1\nmodel: m\nstages:\n  - s:\n    ratio: 0.5\n",

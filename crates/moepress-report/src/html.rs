@@ -18,6 +18,10 @@ pub fn html(report: &Report) -> String {
         body += &quality(comparison);
     }
     body += &experts(report);
+    if let Some(routing) = tables::routing(report) {
+        let note = format!("<p class=\"note\">{}.</p>\n", escape(tables::ROUTING));
+        body += &section("Routing", &(table(&routing) + &note));
+    }
     body += &stages(report);
     body += &calibration(report);
     body += &resources(report);

@@ -26,6 +26,9 @@ pub fn markdown(report: &Report) -> String {
     if !report.layers.is_empty() {
         text += &section("Experts", &table(&tables::experts(report)));
     }
+    if let Some(routing) = tables::routing(report) {
+        text += &section("Routing", &format!("{}\n{}.\n", table(&routing), tables::ROUTING));
+    }
     let calibration = tables::calibration(report);
     if !calibration.is_empty() {
         let lines: String =
@@ -100,9 +103,17 @@ mod tests {
             let bars: Vec<usize> = block.lines().map(|line| line.matches('|').count()).collect();
             assert!(bars.len() > 2 && bars.iter().all(|n| *n == bars[0]), "{block}");
         }
-        for heading in
-            ["Size", "Perplexity", "Kullback", "Stages", "Experts", "Calibration", "Time", "Recipe"]
-        {
+        for heading in [
+            "Size",
+            "Perplexity",
+            "Kullback",
+            "Stages",
+            "Experts",
+            "Routing",
+            "Calibration",
+            "Time",
+            "Recipe",
+        ] {
             assert!(text.contains(&format!("\n## {heading}")), "{heading}");
         }
         assert!(!markdown(&sample::plain()).contains("Perplexity"));

@@ -2,8 +2,8 @@
 
 use moepress_eval::{Divergence, Evaluation, Histogram, Likelihood, Overall, TextScore};
 use moepress_pipeline::{
-    CalibrationReport, Comparison, ExpertReport, LayerReport, Report, Seconds, SizeOf, Sizes, StageReport,
-    TextReport, TextsReport, UnderMeasuredReport,
+    CalibrationReport, Comparison, ExpertReport, LayerReport, PairReport, Report, RoutingReport, RunReport,
+    Seconds, SizeOf, Sizes, StageReport, SuccessionReport, TextReport, TextsReport, UnderMeasuredReport,
 };
 
 const TEXTS: [&str; 3] = ["novel", "drama", "code"];
@@ -35,6 +35,8 @@ pub(crate) fn plain() -> Report {
         after,
         notes: vec![],
         layers: (1..4).map(|index| layer(index, false)).collect(),
+        routing: vec![],
+        routing_after: vec![],
         calibration: None,
         evaluation: None,
         seconds: Seconds { text: 0.3, measure: 8.4, decide: 0.05, write: 0.6, evaluate: 12.5, total: 21.85 },
@@ -67,11 +69,21 @@ pub(crate) fn evaluated() -> Report {
         sampling: sampling(),
         original: evaluation(0.0, None),
         compact: evaluation(0.055, Some(divergence())),
-        original_decode_tokens_per_second: 812.4,
-        compact_decode_tokens_per_second: 1204.0,
+        original_decode_tokens_per_second: Some(812.4),
+        compact_decode_tokens_per_second: Some(1204.0),
     };
     let layers = (1..4).map(|index| layer(index, true)).collect();
-    Report { calibration: Some(calibration), evaluation: Some(evaluation), layers, ..plain() }
+    let routing: Vec<_> = (1..4).map(routing).collect();
+    let routing_after =
+        routing.iter().map(|r| RoutingReport { variation: r.variation + 0.2, ..r.clone() }).collect();
+    Report {
+        calibration: Some(calibration),
+        evaluation: Some(evaluation),
+        layers,
+        routing,
+        routing_after,
+        ..plain()
+    }
 }
 
 /// A run whose every name is an attack.
@@ -128,6 +140,22 @@ fn layer(layer: usize, measured: bool) -> LayerReport {
         ExpertReport { atoms_before: 32, atoms, shared_by, bytes: 3 * 16 * atoms as u64, bpw: 4.25, tokens }
     };
     LayerReport { layer, experts: (0..16).map(expert).collect() }
+}
+
+fn routing(layer: usize) -> RoutingReport {
+    let pair = |first, second| PairReport { first, second, tokens: 1200, of_first: 0.41 };
+    let run = |tokens, srp| RunReport { tokens, srp, held: srp.map(|_| 1.8), sch: 0.71, cache: 8 };
+    RoutingReport {
+        layer,
+        variation: 0.62,
+        peak: 2.4,
+        evenness: 0.93,
+        collaboration: Some(0.18),
+        pairs: vec![pair(3, 7), pair(0, 12)],
+        succession: (layer > 1)
+            .then(|| SuccessionReport { likeliest: 0.44, pairs: vec![pair(5, 2), pair(1, 1)] }),
+        runs: vec![run(4, Some(0.66)), run(16, Some(0.58)), run(64, Some(0.55)), run(256, None)],
+    }
 }
 
 fn evaluation(worse: f64, divergence: Option<Divergence>) -> Evaluation {

@@ -58,8 +58,12 @@ fn speed(comparison: &Comparison) -> String {
     let decode = [comparison.original_decode_tokens_per_second, comparison.compact_decode_tokens_per_second];
     let scoring = [original, compact].map(|evaluation| evaluation.tokens_per_second);
     let mut text = "\ntokens per second\n".to_owned();
-    for (name, [a, b]) in [("  decoding one sequence", decode), ("  scoring texts, all threads", scoring)] {
-        text += &row(name, [fixed(a, 0), fixed(b, 0), format!("{}x", times(b, a))]);
+    for (name, [a, b]) in
+        [("  decoding one sequence", decode), ("  scoring texts, all threads", scoring.map(Some))]
+    {
+        let shown = |speed: Option<f64>| speed.map_or_else(|| "-".to_owned(), |speed| fixed(speed, 0));
+        let ratio = a.zip(b).map_or_else(String::new, |(a, b)| format!("{}x", times(b, a)));
+        text += &row(name, [shown(a), shown(b), ratio]);
     }
     text
 }

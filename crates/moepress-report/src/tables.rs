@@ -2,7 +2,7 @@
 
 use crate::units::{bytes, change, count, fixed, memory, percent, seconds, times};
 use moepress_pipeline::{
-    CalibrationReport, Comparison, LayerReport, Report, SizeOf, TextReport, TextsReport,
+    CalibrationReport, Comparison, LayerReport, Report, RoutingReport, SizeOf, TextReport, TextsReport,
 };
 
 /// The first column names the row, the others hold numbers.
@@ -129,8 +129,10 @@ pub(crate) fn divergence(comparison: &Comparison) -> Option<Table> {
 
 /// Tokens per second.
 pub(crate) fn speed(comparison: &Comparison) -> Table {
-    let row = |name: &str, before: f64, after: f64| {
-        vec![name.to_owned(), fixed(before, 0), fixed(after, 0), times(after, before)]
+    let row = |name: &str, before: Option<f64>, after: Option<f64>| {
+        let shown = |speed: Option<f64>| speed.map_or_else(|| "-".to_owned(), |speed| fixed(speed, 0));
+        let ratio = before.zip(after).map_or_else(|| "-".to_owned(), |(a, b)| times(b, a));
+        vec![name.to_owned(), shown(before), shown(after), ratio]
     };
     let decode = row(
         "decoding one sequence",
@@ -138,7 +140,7 @@ pub(crate) fn speed(comparison: &Comparison) -> Table {
         comparison.compact_decode_tokens_per_second,
     );
     let [before, after] =
-        [&comparison.original, &comparison.compact].map(|evaluation| evaluation.tokens_per_second);
+        [&comparison.original, &comparison.compact].map(|evaluation| Some(evaluation.tokens_per_second));
     let scoring = row("scoring texts, all threads", before, after);
     Table::new(&["tokens per second", "original", "compact", "times"], vec![decode, scoring])
 }
@@ -174,6 +176,56 @@ pub(crate) fn experts(report: &Report) -> Table {
     let head = ["layer", "experts left", "atoms left", "bits per weight", "size", "unreached"];
     Table::new(&head, report.layers.iter().map(row).collect())
 }
+
+/// How tokens are spread over experts, on the original and on the result; columns of what was not measured are left
+/// out. None when nothing was.
+pub(crate) fn routing(report: &Report) -> Option<Table> {
+    let all = || report.routing.iter().chain(&report.routing_after);
+    all().next()?;
+    let mut head = vec!["layer", "variation", "busiest", "evenness", "closest pair", "its share"];
+    let succeeds = all().any(|layer| layer.succession.is_some());
+    head.extend(succeeds.then_some("likeliest next"));
+    let runs: Vec<usize> =
+        all().flat_map(|layer| &layer.runs).filter(|r| r.srp.is_some()).map(|r| r.tokens).collect();
+    let runs: Vec<usize> =
+        runs.iter().enumerate().filter(|(i, run)| !runs[..*i].contains(run)).map(|(_, run)| *run).collect();
+    let of_runs: Vec<String> =
+        runs.iter().flat_map(|run| [format!("SRP {run}"), format!("SCH {run}")]).collect();
+    head.extend(of_runs.iter().map(String::as_str));
+    let row = |(which, layer): (&str, &RoutingReport)| {
+        let known = |value: Option<f64>, words: fn(f64) -> String| value.map_or("-".to_owned(), words);
+        let name = format!("{}{which}", layer.layer);
+        let pair = layer.pairs.first();
+        let mut cells = vec![
+            name,
+            fixed(layer.variation, 2),
+            format!("{}×", fixed(layer.peak, 2)),
+            fixed(layer.evenness, 3),
+            pair.map_or("-".to_owned(), |pair| format!("{} and {}", pair.first, pair.second)),
+            known(pair.map(|pair| pair.of_first), percent),
+        ];
+        if succeeds {
+            cells.push(known(layer.succession.as_ref().map(|s| s.likeliest), percent));
+        }
+        for run in &runs {
+            let found = layer.runs.iter().find(|r| r.tokens == *run);
+            cells.push(known(found.and_then(|r| r.srp), |srp| fixed(srp, 3)));
+            cells.push(known(found.map(|r| r.sch), percent));
+        }
+        cells
+    };
+    let before = report.routing.iter().map(|layer| ("", layer));
+    let after = report.routing_after.iter().map(|layer| (", compact", layer));
+    Some(Table::new(&head, before.chain(after).map(row).collect()))
+}
+
+/// What the columns of [`routing`] mean.
+pub(crate) const ROUTING: &str = "variation: standard deviation of tokens per expert over their mean; busiest: \
+    tokens of the most used expert over the mean; evenness: entropy over that of equal use; closest pair: the two \
+    experts that most tokens go to both of, and their share of the tokens of the first; likeliest next: how often a \
+    token goes on to the expert that most tokens of its expert in the layer before go on to; SRP m: best F1 of a \
+    fixed set of experts for m consecutive tokens; SCH m: share of uses that a cache of twice the experts of a token \
+    serves that knows m tokens ahead, the first use in a window being a miss";
 
 /// Wall time by phase.
 pub(crate) fn timings(report: &Report) -> Table {

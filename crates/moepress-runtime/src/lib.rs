@@ -11,6 +11,6 @@ mod toy;
 
 pub use error::RuntimeError;
 pub use generate::{Generated, Sampling, Stop, generate, likeliest};
-pub use model::Model;
-use packed::packed;
+pub use model::{Model, check};
+pub use packed::packed;
 pub use session::Session;

@@ -3,14 +3,15 @@
 use crate::{RuntimeError, packed};
 use moepress_checkpoint::Source;
 use moepress_model::ModelSpec;
-use moepress_nn::{Block, Builder, Device, Ends, Ignore, KeyValues, MakeLinear, Rotary, Tensor};
+use moepress_nn::{Block, Builder, Device, Embedding, Head, Ignore, KeyValues, MakeLinear, Rotary, Tensor};
 use std::ops::Range;
 
 /// A model whose weights are in memory, in the formats they are stored in. Shared freely by threads; every
 /// pass runs on the calling one.
 pub struct Model {
     spec: ModelSpec,
-    ends: Ends,
+    embedding: Embedding,
+    head: Head,
     blocks: Vec<Block>,
     pub(crate) device: Device,
 }
@@ -26,10 +27,12 @@ impl Model {
 
     fn load_as(source: &dyn Source, linear: MakeLinear<'_>, device: Device) -> Result<Self, RuntimeError> {
         let spec = source.spec().clone();
-        let ends = Ends::new(&spec, |name| source.tensor(name).map_err(RuntimeError::from), linear, &device)?;
+        let tensor = |name| source.tensor(name).map_err(RuntimeError::from);
+        let embedding = Embedding::new(&spec, tensor)?;
+        let head = Head::new(&spec, tensor, Some(&embedding), linear, &device)?;
         let block = |layer| Ok(Builder::new(&spec, layer, source.layer(layer)?, linear, &device).block()?);
         let blocks = (0..spec.layers.len()).map(block).collect::<Result<_, RuntimeError>>()?;
-        Ok(Self { spec, ends, blocks, device })
+        Ok(Self { spec, embedding, head, blocks, device })
     }
 
     /// What the model is.
@@ -52,7 +55,7 @@ impl Model {
     /// Logits `[n, vocab]` of hidden states `[n, hidden]`. Take as many rows at a time as memory allows:
     /// a thousand of them for a vocabulary of 150,000 are 600 MB.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.ends.logits(hidden)
+        self.head.logits(hidden)
     }
 
     /// As [`Self::hidden`], of the first tokens of the run `place` in their sequences, whose end is that of the
@@ -64,29 +67,30 @@ impl Model {
         place: Range<usize>,
         caches: Option<&mut [KeyValues]>,
     ) -> Result<Tensor<2>, RuntimeError> {
-        if ids.is_empty() {
-            return Err(RuntimeError::Empty);
-        }
-        let vocab = self.spec.vocab;
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab) {
-            return Err(RuntimeError::Token { id, vocab });
-        }
+        check(&self.spec, ids, place.end)?;
         let tokens = ids.len() / batch;
-        self.check_length(place.end)?;
         let positions = place.start..place.start + tokens;
         let rotary = Rotary::part(&self.spec.attention, positions, place.end, &self.device);
         let mut caches = caches.map(<[KeyValues]>::iter_mut);
-        let embedded = self.ends.embed(ids, &self.device);
+        let embedded = self.embedding.embed(ids, &self.device);
         Ok(self.blocks.iter().fold(embedded, |x, block| {
             let cache = caches.as_mut().and_then(Iterator::next);
             block.forward(x, batch, &rotary, cache, &mut Ignore)
         }))
     }
+}
 
-    /// Checks that a sequence is no longer than the context.
-    pub(crate) fn check_length(&self, tokens: usize) -> Result<(), RuntimeError> {
-        let context = self.spec.context;
-        if tokens > context { Err(RuntimeError::Context { tokens, context }) } else { Ok(()) }
+/// Checks that a model can run on these tokens, of sequences of `length` tokens.
+///
+/// # Errors
+/// No tokens, a token outside the vocabulary, a sequence longer than the context.
+pub fn check(spec: &ModelSpec, ids: &[u32], length: usize) -> Result<(), RuntimeError> {
+    let (vocab, context) = (spec.vocab, spec.context);
+    match ids.iter().find(|&&id| id as usize >= vocab) {
+        _ if ids.is_empty() => Err(RuntimeError::Empty),
+        Some(&id) => Err(RuntimeError::Token { id, vocab }),
+        None if length > context => Err(RuntimeError::Context { tokens: length, context }),
+        None => Ok(()),
     }
 }
 

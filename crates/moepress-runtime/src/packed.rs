@@ -8,8 +8,8 @@ use std::sync::Arc;
 /// A weight in the format of its checkpoint; unpacked a tile at a time while it multiplies.
 struct Packed(Arc<Stored>);
 
-/// A linear map of stored weights, for [`moepress_nn::Block::new`].
-pub(crate) fn packed(stored: Arc<Stored>) -> Box<dyn Linear> {
+/// A linear map that computes from the weights as they are stored: what a [`crate::Model`] is made of.
+pub fn packed(stored: Arc<Stored>) -> Box<dyn Linear> {
     Box::new(Packed(stored))
 }
 

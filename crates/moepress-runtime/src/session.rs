@@ -1,6 +1,6 @@
 //! One sequence, token by token.
 
-use crate::{Model, RuntimeError};
+use crate::{Model, RuntimeError, check};
 use moepress_nn::{KeyValues, to_rows};
 
 /// Tokens of a prompt that run at once: enough for efficient products, few enough that attention scores
@@ -33,7 +33,7 @@ impl<'a> Session<'a> {
     /// After an error the session is not to be continued.
     pub fn prefill(&mut self, ids: &[u32]) -> Result<Vec<f32>, RuntimeError> {
         let length = self.seen() + ids.len();
-        self.model.check_length(length)?;
+        check(self.model.spec(), ids, length)?;
         let mut start = self.seen();
         if self.model.spec().attention.rope.scaling.changes(start, length) {
             start = 0;

@@ -7,7 +7,6 @@
 use moepress_model::{Config, ModelSpec, family};
 use moepress_quant::formats::{Rung, half_power};
 use moepress_quant::{Code, Dtype, Format, Grouped};
-use moepress_recipe::Coverage;
 use moepress_stages::{Evidence, from_recipe};
 use moepress_stats::{Ladders, Of, Quantity, RoundingCosts, RunLadder, Statistics};
 use std::path::Path;
@@ -69,7 +68,7 @@ fn main() {
     let recipe = "version: 1\nmodel: m\nstages:\n  - compress: {ratio: 0.15, classes: [experts]}\n";
     let stages =
         from_recipe(&moepress_recipe::parse(recipe, Path::new("r.yaml"), &[]).unwrap().stages).unwrap();
-    let evidence = Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
+    let evidence = Evidence { costs: &costs, ..Evidence::new(&spec, &stats) };
     let mut seconds: Vec<f64> = vec![];
     for _ in 0..5 {
         let at = Instant::now();

@@ -130,7 +130,6 @@ fn names(experts: &[UnderMeasured], all: usize) -> String {
 mod tests {
     use super::*;
     use crate::toy::toy;
-    use moepress_stats::RoundingCosts;
 
     fn stats() -> Statistics {
         let mut stats = Statistics::default();
@@ -141,9 +140,9 @@ mod tests {
     }
 
     fn with<T>(min_tokens: usize, below: BelowMinTokens, f: impl Fn(&Evidence<'_>) -> T) -> T {
-        let (spec, stats, costs) = (toy(), stats(), RoundingCosts::default());
+        let (spec, stats) = (toy(), stats());
         let coverage = Coverage { min_tokens, below };
-        f(&Evidence { spec: &spec, stats: &stats, costs: &costs, coverage })
+        f(&Evidence { coverage, ..Evidence::new(&spec, &stats) })
     }
 
     #[test]

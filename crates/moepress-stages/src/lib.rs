@@ -11,6 +11,8 @@ mod compensate;
 mod compress;
 mod coverage;
 mod evidence;
+#[cfg(test)]
+mod invariants;
 mod merge_experts;
 mod prune_atoms;
 mod prune_experts;
@@ -25,5 +27,5 @@ pub use apply::{
     round, sources,
 };
 pub use coverage::{CoverageError, UnderMeasured, check_coverage};
-pub use evidence::{Evidence, assumed};
+pub use evidence::{Assumed, Evidence, assumed};
 pub use stage::{Decision, STAGES, Stage, StageError, from_recipe};

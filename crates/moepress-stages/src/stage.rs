@@ -105,7 +105,15 @@ mod tests {
             ("prune_atoms: {ratio: 1.5}", "ratio"),
             ("prune_atoms: {}", "ratio"),
             ("prune_experts: {ratio: 0.5, method: reep}", "did you mean `reap`?"),
+            ("prune_experts: {ratio: 0.5, method: tcess}", "task: is missing"),
+            ("prune_experts: {ratio: 0.5, method: tcess, task: code, ranking: global}", "rank per_layer"),
+            ("prune_experts: {ratio: 0.5, method: tcess, task: code, score: gate, top: 2}", "score: logit"),
+            ("prune_experts: {ratio: 0.5, protect: 7}", "protect"),
+            ("prune_experts: {ratio: 0.5, protect: sober}", "layer:expert"),
             ("merge_experts: {ratio: 0.5, method: m_smo}", "did you mean `m_smoe`?"),
+            ("merge_experts: {ratio: 0.5, linkage: ward}", "unknown key `linkage`"),
+            ("merge_experts: {ratio: 0.5, method: hc_smoe, dominant: global}", "unknown key `dominant`"),
+            ("merge_experts: {ratio: 0.5, method: hc_smoe, linkage: wart}", "did you mean `ward`?"),
             ("quantize: {format: int5}", "did you mean `int"),
             ("quantize: {format: int4, group: 48}", "group"),
             ("quantize: {format: int4, solver: gptk}", "did you mean `gptq`?"),
@@ -119,6 +127,16 @@ mod tests {
             ("compress: {budget: 1MB, bpw: 2}", "not several"),
             ("compres: {ratio: 0.5}", "did you mean `compress`?"),
             ("compensate: {ridge: 1}", "ridge"),
+            ("assign_bits: {bpw: 3, formats: [int4], method: frequency}", "chooses between 2 formats"),
+            (
+                "assign_bits: {bpw: 3, formats: [int2, int4], method: block, classes: [attention]}",
+                "is for experts",
+            ),
+            (
+                "assign_bits: {bpw: 3, formats: [int2, int4], method: mc_moe, at_least_one: [int3]}",
+                "not among",
+            ),
+            ("assign_bits: {bpw: 3, formats: [int4], gamma: 2}", "unknown key `gamma`"),
         ] {
             let error = build(stage).err().map(|e| e.to_string()).unwrap_or_default();
             assert!(error.starts_with("r.yaml:4:") && error.contains(wanted), "{stage}: {error}");

@@ -5,7 +5,7 @@ use crate::stage::{Decision, Stage, from_recipe};
 use moepress_model::{Config, ModelSpec, family};
 use moepress_quant::{Dtype, Format};
 use moepress_recipe::{Coverage, Params};
-use moepress_stats::{RoundingCosts, Statistics};
+use moepress_stats::Statistics;
 use std::path::Path;
 
 /// Two layers of four experts of six atoms, top-2.
@@ -67,7 +67,7 @@ pub fn decide_on(
 ) -> Result<Decision, String> {
     let stage = stage(yaml);
     stage.check(spec).map_err(|e| e.to_string())?;
-    let evidence = Evidence { spec, stats, costs: &RoundingCosts::default(), coverage };
+    let evidence = Evidence { coverage, ..Evidence::new(spec, stats) };
     stage.decide(&evidence).map_err(|e| e.to_string())
 }
 

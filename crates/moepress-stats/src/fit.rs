@@ -1,14 +1,16 @@
 //! Whether statistics that come from elsewhere can be those of a model.
 
-use crate::needs::Need;
+use crate::locality::{RUNS, run_uses_len};
+use crate::needs::{Need, Needs};
 use crate::statistics::{Key, Of, Quantity, Statistics, StatisticsError};
 use moepress_model::{ModelSpec, Tensor};
-use std::collections::BTreeSet;
 
 impl Key {
-    /// Elements of that vector in a model; `None` when the model has nothing it could be of.
-    pub fn len_in(self, spec: &ModelSpec) -> Option<usize> {
+    /// Elements of that vector in a model, measured on that many texts; `None` when the model has nothing it could
+    /// be of.
+    pub fn len_in(self, spec: &ModelSpec, texts: usize) -> Option<usize> {
         match (self.of, self.quantity) {
+            (Of::Model, Quantity::TextTokens) => Some(texts),
             (Of::Model, _) => Some(1),
             (Of::Layer(layer), Quantity::RouterGram) => {
                 spec.moe(layer).map(|moe| moe.router.len() * moe.router.len())
@@ -16,7 +18,23 @@ impl Key {
             (Of::Layer(layer), Quantity::Coactivation) => {
                 spec.moe(layer).map(|moe| moe.experts.len() * moe.experts.len())
             }
-            (Of::Layer(layer), _) => spec.moe(layer).map(|moe| moe.experts.len()),
+            (Of::Layer(layer), quantity) => {
+                let moe = spec.moe(layer)?;
+                let experts = moe.experts.len();
+                match quantity {
+                    Quantity::TextLogits => Some(texts * moe.routing.top_k * experts),
+                    Quantity::TextGates => Some(texts * experts),
+                    Quantity::Cosine => Some(1),
+                    Quantity::RunUses => Some(run_uses_len()),
+                    Quantity::CacheHits => Some(RUNS.len() * experts),
+                    Quantity::Affinity => {
+                        let before = spec.moe_layers().take_while(|(index, _)| *index < layer).last();
+                        before.map(|(_, before)| before.experts.len() * experts)
+                    }
+                    _ => Some(experts),
+                }
+            }
+            (Of::Rounded(layer, expert, _), _) => spec.moe(layer)?.experts.get(expert).map(|_| 1),
             (Of::Expert(layer, expert), Quantity::OutputSum | Quantity::AnyOutputSum) => {
                 spec.moe(layer)?.experts.get(expert).map(|_| spec.hidden)
             }
@@ -40,19 +58,43 @@ impl Quantity {
     /// Whether an element of a vector of `len` can have this value.
     fn allows(self, index: usize, len: usize, value: f64) -> bool {
         match self {
-            Self::Tokens | Self::Predictions | Self::Coactivation => value >= 0.0 && value.fract() == 0.0,
-            Self::Loss | Self::OutputSum | Self::AnyOutputSum => true,
+            Self::Tokens
+            | Self::Predictions
+            | Self::Coactivation
+            | Self::TextTokens
+            | Self::Affinity
+            | Self::RunUses
+            | Self::CacheHits => value >= 0.0 && value.fract() == 0.0,
+            Self::Loss | Self::OutputSum | Self::AnyOutputSum | Self::TextLogits | Self::Cosine => true,
             // Squares are on the diagonal.
             Self::RouterGram => value >= 0.0 || !index.is_multiple_of(len.isqrt() + 1),
             Self::GateSum
             | Self::NormSum
             | Self::GateNormSum
+            | Self::OutputMax
+            | Self::TextGates
+            | Self::OutputError
             | Self::AtomEnergy
             | Self::AtomGradient
             | Self::AtomCoupled
             | Self::ColumnWeight
             | Self::RowWeight => value >= 0.0,
         }
+    }
+}
+
+/// What every layer with experts has when a need was measured. Affinity is left out: the first such layer has none.
+const fn of_layer(need: Need) -> &'static [Quantity] {
+    use Quantity::{
+        CacheHits, Coactivation, GateNormSum, GateSum, NormSum, OutputMax, RouterGram, RunUses, TextGates,
+        TextLogits,
+    };
+    match need {
+        Need::Routing => &[GateSum, NormSum, GateNormSum, OutputMax, RouterGram, Coactivation],
+        Need::Texts => &[TextLogits, TextGates],
+        Need::Cosine => &[Quantity::Cosine],
+        Need::Locality => &[RunUses, CacheHits],
+        Need::MeanOutputs | Need::RoundedOutputs | Need::Atoms | Need::Fisher => &[],
     }
 }
 
@@ -74,13 +116,13 @@ impl Statistics {
     }
 
     /// Checks that every vector is of something the model has, in its length, and that what stages decide on
-    /// when they ask for these groups is there. An expert that no token reached has no vectors.
+    /// when they have these needs is there. An expert that no token reached has no vectors.
     ///
     /// # Errors
     /// The first vector that does not fit or is missing.
-    pub fn check_fit(&self, spec: &ModelSpec, groups: &BTreeSet<Need>) -> Result<(), StatisticsError> {
+    pub fn check_fit(&self, spec: &ModelSpec, texts: usize, needs: &Needs) -> Result<(), StatisticsError> {
         for (key, values) in self.iter() {
-            match key.len_in(spec) {
+            match key.len_in(spec, texts) {
                 None => return Err(StatisticsError::NotInModel(key.to_string())),
                 Some(len) if len != values.len() => {
                     return Err(StatisticsError::Misfit(key.to_string(), values.len(), len));
@@ -91,19 +133,26 @@ impl Statistics {
         self.get(Of::Model, Quantity::Tokens)?;
         for (layer, moe) in spec.moe_layers() {
             let tokens = self.get(Of::Layer(layer), Quantity::Tokens)?;
-            if groups.contains(&Need::Routing) {
-                use Quantity::{Coactivation, GateNormSum, GateSum, NormSum, RouterGram};
-                for quantity in [GateSum, NormSum, GateNormSum, RouterGram, Coactivation] {
-                    self.get(Of::Layer(layer), quantity)?;
-                }
+            let wanted = needs.groups.iter().flat_map(|need| of_layer(*need));
+            wanted.map(|&quantity| self.get(Of::Layer(layer), quantity)).collect::<Result<Vec<_>, _>>()?;
+            for (expert, _) in moe.experts.iter().enumerate().filter(|_| needs.has(Need::MeanOutputs)) {
+                self.get(Of::Expert(layer, expert), Quantity::AnyOutputSum)?;
             }
             let reached = moe.experts.iter().zip(tokens).enumerate();
             let reached = reached.filter(|(_, (expert, n))| **n > 0.0 && expert.width() > 0);
-            for (expert, _) in reached.filter(|_| groups.contains(&Need::Atoms)) {
-                for quantity in [Quantity::AtomEnergy, Quantity::AtomGradient, Quantity::AtomCoupled] {
-                    self.get(Of::Expert(layer, expert), quantity)?;
+            for (expert, _) in reached {
+                if needs.has(Need::Atoms) {
+                    for quantity in [Quantity::AtomEnergy, Quantity::AtomGradient, Quantity::AtomCoupled] {
+                        self.get(Of::Expert(layer, expert), quantity)?;
+                    }
+                }
+                for &format in needs.formats.iter().filter(|_| needs.has(Need::RoundedOutputs)) {
+                    self.get(Of::Rounded(layer, expert, format), Quantity::OutputError)?;
                 }
             }
+        }
+        if needs.has(Need::Texts) {
+            self.get(Of::Model, Quantity::TextTokens)?;
         }
         Ok(())
     }
@@ -138,6 +187,13 @@ mod tests {
             ("model.layers.0.tokens", None),
             ("model.layers.1.tokens", Some(4)),
             ("model.layers.1.router_gram", Some(16)),
+            ("model.text_tokens", Some(3)),
+            ("model.layers.1.text_logits", Some(3 * 2 * 4)),
+            ("model.layers.1.text_gates", Some(3 * 4)),
+            ("model.layers.1.affinity", None),
+            ("model.layers.1.cache_hits", Some(4 * 4)),
+            ("model.layers.1.mlp.experts.3.int4-g64.output_error", Some(1)),
+            ("model.layers.1.mlp.experts.4.int4-g64.output_error", None),
             ("model.layers.2.tokens", None),
             ("model.layers.1.mlp.experts.3.atom_energy", Some(6)),
             ("model.layers.1.mlp.experts.4.atom_energy", None),
@@ -151,7 +207,7 @@ mod tests {
             ("model.norm.weight.row_weight", None),
         ];
         for (name, len) in lengths {
-            assert_eq!(key(name).len_in(&toy()), len, "{name}");
+            assert_eq!(key(name).len_in(&toy(), 3), len, "{name}");
         }
     }
 
@@ -184,7 +240,7 @@ mod tests {
     #[test]
     fn what_decisions_need_must_be_there_and_fit() {
         let fit = |vectors: &[(&str, &[f64])], groups: &[Need]| {
-            stats(vectors).check_fit(&toy(), &groups.iter().copied().collect()).map_err(|e| e.to_string())
+            stats(vectors).check_fit(&toy(), 1, &Needs::of(groups.iter().copied())).map_err(|e| e.to_string())
         };
         let none = ("model.layers.1.tokens", &[0.0; 4][..]);
         let one = ("model.layers.1.tokens", &[0.0, 2.0, 0.0, 0.0][..]);

@@ -36,6 +36,7 @@ impl Statistics {
                     if (l, e) == (layer, expert)
                         && atoms_change
                         && matches!(key.quantity, Quantity::OutputSum | Quantity::AnyOutputSum) => {}
+                Of::Rounded(l, e, _) if (l, e) == (layer, expert) => {}
                 Of::Expert(l, e) if (l, e) == (layer, expert) && atoms_change => {
                     sums.insert(key, pick(&values, runs.first().map_or(&[], Vec::as_slice)));
                 }

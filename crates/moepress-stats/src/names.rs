@@ -8,10 +8,20 @@ impl Quantity {
     const fn is_of(self, of: Of) -> bool {
         match self {
             Self::Tokens => matches!(of, Of::Model | Of::Layer(_)),
-            Self::Predictions | Self::Loss => matches!(of, Of::Model),
-            Self::GateSum | Self::NormSum | Self::GateNormSum | Self::RouterGram | Self::Coactivation => {
-                matches!(of, Of::Layer(_))
-            }
+            Self::Predictions | Self::Loss | Self::TextTokens => matches!(of, Of::Model),
+            Self::GateSum
+            | Self::NormSum
+            | Self::GateNormSum
+            | Self::OutputMax
+            | Self::RouterGram
+            | Self::Coactivation
+            | Self::TextLogits
+            | Self::TextGates
+            | Self::Cosine
+            | Self::Affinity
+            | Self::RunUses
+            | Self::CacheHits => matches!(of, Of::Layer(_)),
+            Self::OutputError => matches!(of, Of::Rounded(..)),
             Self::OutputSum
             | Self::AnyOutputSum
             | Self::AtomEnergy
@@ -43,7 +53,11 @@ fn of_from_name(name: &str) -> Option<Of> {
     }
     let expert = |rest: &str| {
         let (layer, expert) = rest.split_once(".mlp.experts.")?;
-        Some(Of::Expert(layer.parse().ok()?, expert.parse().ok()?))
+        let layer = layer.parse().ok()?;
+        Some(match expert.split_once('.') {
+            None => Of::Expert(layer, expert.parse().ok()?),
+            Some((expert, format)) => Of::Rounded(layer, expert.parse().ok()?, format.parse().ok()?),
+        })
     };
     let in_layer = |rest: &str| rest.parse().ok().map(Of::Layer).or_else(|| expert(rest));
     let in_layers = name.strip_prefix("model.layers.").and_then(in_layer);
@@ -66,7 +80,8 @@ mod tests {
         ]);
         let tensors =
             Tensor::OUTSIDE.into_iter().chain(parts.into_iter().map(|part| Tensor::Layer(layer, part)));
-        [Of::Model, Of::Layer(layer), Of::Expert(layer, expert)]
+        let rounded = Of::Rounded(layer, expert, "int3-sym-g64".parse().unwrap());
+        [Of::Model, Of::Layer(layer), Of::Expert(layer, expert), rounded]
             .into_iter()
             .chain(tensors.map(Of::Tensor))
             .collect()
@@ -107,6 +122,8 @@ mod tests {
             "model.layers.+1.tokens",
             "model.layers.1.mlp.experts.tokens",
             "model.layers.1.mlp.experts.2.tokens",
+            "model.layers.1.mlp.experts.2.output_error",
+            "model.layers.1.mlp.experts.2.int5-g64.output_error",
             "model.layers.18446744073709551616.tokens",
             "model.norm.row_weight",
             "model.atom_energy",

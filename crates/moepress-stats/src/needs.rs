@@ -1,6 +1,7 @@
 //! What stages ask a sweep to measure.
 
 use crate::ladders::LadderNeed;
+use crate::weights::{WeightNeed, WeightNeeds};
 use moepress_quant::Format;
 use std::collections::BTreeSet;
 
@@ -11,6 +12,15 @@ pub enum Need {
     Routing,
     /// Outputs of every expert over all tokens, routed to it or not. Forward only, at the price of running all experts.
     MeanOutputs,
+    /// Router logits and gates by the text that tokens are from. Forward only.
+    Texts,
+    /// How little the experts of a layer turn its hidden states. Forward only.
+    Cosine,
+    /// What rounding one expert does to what it adds, for every format asked for. Forward only, at the price of
+    /// running the experts once more per format.
+    RoundedOutputs,
+    /// Experts of consecutive layers and tokens. Forward only; describes, and decides nothing.
+    Locality,
     /// Energy and gradient per atom. Forward and backward.
     Atoms,
     /// Row and column weights of every linear map. Forward and backward.
@@ -19,13 +29,26 @@ pub enum Need {
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Routing, Self::MeanOutputs, Self::Atoms, Self::Fisher];
+    pub const ALL: [Self; 8] = [
+        Self::Routing,
+        Self::MeanOutputs,
+        Self::Texts,
+        Self::Cosine,
+        Self::RoundedOutputs,
+        Self::Locality,
+        Self::Atoms,
+        Self::Fisher,
+    ];
 
     /// The name in statistics files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Routing => "routing",
             Self::MeanOutputs => "mean_outputs",
+            Self::Texts => "texts",
+            Self::Cosine => "cosine",
+            Self::RoundedOutputs => "rounded_outputs",
+            Self::Locality => "locality",
             Self::Atoms => "atoms",
             Self::Fisher => "fisher",
         }
@@ -42,10 +65,13 @@ impl Need {
 pub struct Needs {
     /// Groups of statistics.
     pub groups: BTreeSet<Need>,
-    /// Formats whose rounding cost is wanted for every tensor; asks for [`Need::Fisher`] too.
+    /// Formats whose rounding is weighed: of every tensor with [`Need::Fisher`], of every expert with
+    /// [`Need::RoundedOutputs`].
     pub formats: BTreeSet<Format>,
     /// Ladders that are wanted; they ask for [`Need::Fisher`], [`Need::Atoms`] and [`Need::Routing`] too.
     pub ladders: Option<LadderNeed>,
+    /// What is measured of weights alone; takes no text.
+    pub weights: WeightNeeds,
 }
 
 impl Needs {
@@ -54,16 +80,28 @@ impl Needs {
         Self { groups: groups.into_iter().collect(), ..Self::default() }
     }
 
+    /// The same, and this of weights alone.
+    pub fn and_weights(mut self, need: WeightNeed) -> Self {
+        self.weights.insert(need);
+        self
+    }
+
     /// Adds the needs of another stage.
     pub fn join(&mut self, other: &Self) {
         self.groups.extend(&other.groups);
         self.formats.extend(&other.formats);
         self.ladders = self.ladders.take().or_else(|| other.ladders.clone());
+        self.weights.extend(&other.weights);
     }
 
-    /// Whether nothing has to be measured.
+    /// Whether nothing has to be measured on text.
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
+    }
+
+    /// Whether the rounding of every tensor is weighed by its row and column weights.
+    pub fn weighs_tensors(&self) -> bool {
+        self.has(Need::Fisher) && !self.formats.is_empty()
     }
 
     /// Whether a group is asked for.

@@ -1,6 +1,7 @@
 //! The container: named vectors of sums.
 
 use moepress_model::Tensor;
+use moepress_quant::Format;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -13,6 +14,8 @@ pub enum Of {
     Layer(usize),
     /// An expert of a layer.
     Expert(usize, usize),
+    /// An expert of a layer whose matrices are rounded to nearest in a format.
+    Rounded(usize, usize, Format),
     /// A weight.
     Tensor(Tensor),
 }
@@ -32,6 +35,9 @@ pub enum Quantity {
     NormSum,
     /// p ‖E(x)‖₂ over routed tokens, `[experts]` (REAP, arXiv 2510.13999).
     GateNormSum,
+    /// Largest |E(x)| in any channel over routed tokens, `[experts]`: no sum but a maximum (super experts,
+    /// arXiv 2507.23279).
+    OutputMax,
     /// zᵢ zⱼ of the router logits over all tokens, `[rows, rows]`.
     RouterGram,
     /// Tokens that are routed to both experts of a pair, `[experts, experts]`; on the diagonal those of each.
@@ -40,6 +46,27 @@ pub enum Quantity {
     OutputSum,
     /// E(x) over all tokens, routed to the expert or not, `[hidden]` (HC-SMoE, arXiv 2410.08589).
     AnyOutputSum,
+    /// Tokens of each calibration text, `[texts]`.
+    TextTokens,
+    /// Router logits of each text's tokens, each under the place it takes among the `top_k` largest of its token,
+    /// `[texts, top_k, experts]` (PreMoe, arXiv 2505.17639).
+    TextLogits,
+    /// Gates p of each text's tokens, `[texts, experts]`.
+    TextGates,
+    /// cos(x, y) of the hidden states before and after the experts of a layer over all tokens, `[1]`
+    /// (QuantMoE-Bench, arXiv 2406.08155).
+    Cosine,
+    /// p² ‖E(x) − Ê(x)‖² over routed tokens, Ê being rounded, `[1]` (MC-MoE, arXiv 2410.06270).
+    OutputError,
+    /// Tokens that are routed to expert i in the layer with experts before and to expert j in this one,
+    /// `[experts before, experts]` (ExFlow, arXiv 2401.08383).
+    Affinity,
+    /// How many times experts are used in runs of consecutive tokens: for every length of run m, runs and experts with
+    /// c uses, `[m + 1]`, one after the other (moe-lrc, arXiv 2505.16056).
+    RunUses,
+    /// For every length of run, uses of experts that caches of s experts and more have and those of fewer have not,
+    /// `[lengths, experts]`.
+    CacheHits,
     /// h² per atom over routed tokens, `[atoms]`.
     AtomEnergy,
     /// (∂L/∂h)² per atom over routed tokens, `[atoms]`.
@@ -54,17 +81,26 @@ pub enum Quantity {
 
 impl Quantity {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 24] = [
         Self::Tokens,
         Self::Predictions,
         Self::Loss,
         Self::GateSum,
         Self::NormSum,
         Self::GateNormSum,
+        Self::OutputMax,
         Self::RouterGram,
         Self::Coactivation,
         Self::OutputSum,
         Self::AnyOutputSum,
+        Self::TextTokens,
+        Self::TextLogits,
+        Self::TextGates,
+        Self::Cosine,
+        Self::OutputError,
+        Self::Affinity,
+        Self::RunUses,
+        Self::CacheHits,
         Self::AtomEnergy,
         Self::AtomGradient,
         Self::AtomCoupled,
@@ -81,15 +117,34 @@ impl Quantity {
             Self::GateSum => "gate_sum",
             Self::NormSum => "norm_sum",
             Self::GateNormSum => "gate_norm_sum",
+            Self::OutputMax => "output_max",
             Self::RouterGram => "router_gram",
             Self::Coactivation => "coactivation",
             Self::OutputSum => "output_sum",
             Self::AnyOutputSum => "any_output_sum",
+            Self::TextTokens => "text_tokens",
+            Self::TextLogits => "text_logits",
+            Self::TextGates => "text_gates",
+            Self::Cosine => "cosine",
+            Self::OutputError => "output_error",
+            Self::Affinity => "affinity",
+            Self::RunUses => "run_uses",
+            Self::CacheHits => "cache_hits",
             Self::AtomEnergy => "atom_energy",
             Self::AtomGradient => "atom_gradient",
             Self::AtomCoupled => "atom_coupled",
             Self::ColumnWeight => "column_weight",
             Self::RowWeight => "row_weight",
+        }
+    }
+
+    /// What two parts of the calibration come to together.
+    fn join(self, a: f64, b: f64) -> f64 {
+        match self {
+            // A number that is none stays that, whichever side it is on.
+            Self::OutputMax if b.is_nan() || b > a => b,
+            Self::OutputMax => a,
+            _ => a + b,
         }
     }
 }
@@ -110,6 +165,9 @@ impl fmt::Display for Key {
             Of::Layer(layer) => write!(f, "model.layers.{layer}.{}", self.quantity.name()),
             Of::Expert(layer, expert) => {
                 write!(f, "model.layers.{layer}.mlp.experts.{expert}.{}", self.quantity.name())
+            }
+            Of::Rounded(layer, expert, format) => {
+                write!(f, "model.layers.{layer}.mlp.experts.{expert}.{format}.{}", self.quantity.name())
             }
             Of::Tensor(tensor) => write!(f, "{tensor}.{}", self.quantity.name()),
         }
@@ -151,7 +209,7 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Adds `values` to the vector of that name, which starts at zero.
+    /// Adds `values` to the vector of that name, which starts at zero; a maximum takes the larger.
     ///
     /// # Errors
     /// The vector exists with another length.
@@ -162,7 +220,7 @@ impl Statistics {
                 self.sums.insert(key, values);
             }
             Some(sums) if sums.len() == values.len() => {
-                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum = quantity.join(*sum, value));
             }
             Some(sums) => return Err(StatisticsError::Length(key.to_string(), sums.len(), values.len())),
         }
@@ -222,6 +280,19 @@ impl Statistics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn maxima_are_the_larger() {
+        let joined = |values: &[f64]| {
+            let mut stats = Statistics::default();
+            for &value in values {
+                stats.add(Of::Layer(0), Quantity::OutputMax, vec![value]).unwrap();
+            }
+            stats.scalar(Of::Layer(0), Quantity::OutputMax).unwrap()
+        };
+        assert_eq!((joined(&[1.0, 3.0, 2.0]), joined(&[3.0, 1.0])), (3.0, 3.0));
+        assert!(joined(&[1.0, f64::NAN, 2.0]).is_nan() && joined(&[f64::NAN, 1.0]).is_nan());
+    }
 
     #[test]
     fn parts_add_up() {

@@ -137,6 +137,7 @@ fn bad(path: &Path, number: usize, reason: String) -> TextError {
 mod tests {
     use super::*;
     use moepress_checkpoint::{ErrorKind, OsFiles};
+    use proptest::prelude::*;
 
     fn fields(bytes: &[u8]) -> Result<Vec<(usize, Value)>, TextError> {
         let dir = tempfile::tempdir().unwrap();
@@ -194,6 +195,40 @@ mod tests {
         let nowhere = Lines::open(&OsFiles, Path::new("nowhere.jsonl")).err().unwrap();
         assert_eq!(nowhere.to_string(), "nowhere.jsonl: file: missing");
     }
+
+    /// What the lines of a file are when it is cut at every `\n`; or the number of the first that is none.
+    fn cut(bytes: &[u8]) -> Result<Vec<(usize, Value)>, usize> {
+        let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+        let lines = bytes.split(|&byte| byte == b'\n').zip(1..);
+        let wanted = lines.filter(|(line, _)| !line.trim_ascii().is_empty());
+        wanted
+            .map(|(line, number)| match serde_json::from_slice::<Value>(line) {
+                Ok(Value::Object(mut object)) => Ok((number, object.remove("t").ok_or(number)?)),
+                _ => Err(number),
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_lines_or_refused_with_the_number_of_the_first(
+            pieces in proptest::collection::vec(proptest::sample::select(vec![
+                &b"{\"t\":1}"[..], b"{\"t\":\"a\"}", b"{\"u\":[], \"t\":{}}", b"{\"u\":0}", b"\n", b"\n", b"\n", b"\r\n",
+                b" ", b"{", b"}", b"\"", b"[1]", b"\xff", b"\xef\xbb\xbf", b"\0", b"\\u0041",
+            ]), 0..12),
+        ) {
+            let bytes = pieces.concat();
+            match (fields(&bytes), cut(&bytes)) {
+                (Ok(found), wanted) => prop_assert_eq!(Ok(found), wanted),
+                (Err(error), Err(number)) => {
+                    prop_assert_eq!(error.kind(), ErrorKind::BadInput);
+                    prop_assert!(error.to_string().contains(&format!("line {number}: ")), "{}", error);
+                }
+                (Err(error), Ok(_)) => prop_assert!(false, "{}", error),
+            }
+        }
+    }
+
     #[test]
     fn row_35_one_line_of_a_gigabyte() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,7 +1,6 @@
 //! The same for a walk that rounds matrices on the way.
 
 use super::{Layout, PROGRAM, Work, elements, ends, working};
-use crate::chunk::windows_per_chunk;
 use crate::gram::PANEL;
 use crate::walk::seen_at;
 use moepress_model::{ModelSpec, Part, Projection, Tensor};
@@ -63,9 +62,9 @@ impl Layout {
 
     fn of_writing(spec: &ModelSpec, work: &Writing<'_>, spooled: bool, experts: usize) -> Self {
         let needs = Needs::default();
-        let sweep = Work { tokens: work.tokens, window: work.window, threads: work.threads, needs: &needs };
-        let chunk = windows_per_chunk(work.window) * work.window;
-        let passing = chunk.min(work.tokens.max(1)) as u64;
+        let Writing { tokens, window, threads, .. } = *work;
+        let sweep = Work { tokens, window, threads, needs: &needs, packed: false };
+        let passing = sweep.passing();
         let (state, threads) = (4 * spec.hidden as u64, work.threads as u64);
         // Hidden states after attention, and two sums of experts.
         let kept = 3 * state * work.tokens as u64;
@@ -103,7 +102,7 @@ impl Layout {
         let panels = threads * 3 * 4 * (PANEL as u64) * widest(work, spec);
         let walking = layer + panels + threads * working(spec, &sweep, passing) + queued * 2 * state;
         let in_memory = if spooled { 0 } else { kept };
-        let peak = PROGRAM + in_memory + walking.max(ends(spec));
+        let peak = PROGRAM + in_memory + walking.max(ends(spec, false).0);
         Self { spooled, experts, peak, spool: if spooled { kept } else { 0 } }
     }
 }

@@ -2,7 +2,9 @@
 
 #![allow(dead_code)]
 
-use moepress_checkpoint::{Checkpoint, Files, OsFiles, Shards};
+use moepress_checkpoint::{Checkpoint, CheckpointError, Files, OsFiles, Shards, Source};
+use moepress_model::{LayerWeights, ModelSpec, Tensor};
+use moepress_quant::Stored;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -84,4 +86,26 @@ pub fn all_close(found: impl IntoIterator<Item = f64>, wanted: &[f32], tolerance
         count += 1;
     }
     assert_eq!(count, wanted.len(), "{what}");
+}
+
+/// A golden model whose layers are changed as they are read.
+pub struct Changed<'a> {
+    pub model: &'a Checkpoint,
+    pub change: &'a (dyn Fn(usize, &mut LayerWeights) + Sync),
+}
+
+impl Source for Changed<'_> {
+    fn spec(&self) -> &ModelSpec {
+        self.model.spec()
+    }
+
+    fn tensor(&self, tensor: Tensor) -> Result<Stored, CheckpointError> {
+        self.model.tensor(tensor)
+    }
+
+    fn layer(&self, layer: usize) -> Result<LayerWeights, CheckpointError> {
+        let mut weights = self.model.layer(layer)?;
+        (self.change)(layer, &mut weights);
+        Ok(weights)
+    }
 }

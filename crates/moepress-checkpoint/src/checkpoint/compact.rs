@@ -73,8 +73,8 @@ impl Checkpoint {
         if let Some((name, _)) = shards.tensors().find(|(name, _)| !known.contains(*name)) {
             return Err(shards.bad_tensor(name, format!("is not a tensor of the model in {MANIFEST}")));
         }
-        let (files, dir) = (files.clone(), dir.to_owned());
-        Ok(Self { files, dir, spec, shards, layout: Layout::Compact(Box::new(manifest)), notes: vec![] })
+        let (files, dir, notes) = (files.clone(), dir.to_owned(), shards.notes().to_vec());
+        Ok(Self { files, dir, spec, shards, notes, layout: Layout::Compact(Box::new(manifest)) })
     }
 }
 

@@ -43,7 +43,7 @@ impl Checkpoint {
             }
             spec.carried.insert(name.to_owned(), carried::describe(shards.info(name)?));
         }
-        let notes = notes(config, &locations);
+        let notes = shards.notes().iter().cloned().chain(notes(config, &locations)).collect();
         let (files, dir) = (files.clone(), dir.to_owned());
         Ok(Self { files, dir, spec, shards, layout: Layout::Plain(locations), notes })
     }

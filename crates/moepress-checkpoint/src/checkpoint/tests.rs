@@ -2,9 +2,11 @@
 
 mod carried;
 mod hostile;
+mod manifests;
 mod packed;
 mod spellings;
 
+use crate::mutate::random;
 use crate::*;
 use moepress_model::families::FAMILIES;
 use moepress_model::{Config, Place, Tensor, family};
@@ -120,14 +122,6 @@ fn read(source: &dyn Source) -> Result<BTreeMap<Tensor, Stored>, CheckpointError
     }
     assert!(all.keys().copied().eq(spec.tensors().into_iter().collect::<std::collections::BTreeSet<_>>()));
     Ok(all)
-}
-
-/// Splitmix64: the same numbers on every machine.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// Random bf16 numbers between −2 and 2.

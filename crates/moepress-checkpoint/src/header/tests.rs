@@ -1,4 +1,5 @@
 use super::*;
+use crate::mutate::mutated;
 use crate::{ErrorKind, RawDtype, RawTensor, encode_shard};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
@@ -179,32 +180,11 @@ fn valid() -> Vec<u8> {
     encode_shard(&all.into_iter().map(|(dtype, raw)| (format!("model.{dtype}"), raw)).collect()).unwrap()
 }
 
-/// Splitmix64: the same mutations on every machine.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 #[test]
 fn mutated_files_never_panic_and_accept_only_what_the_crate_accepts() {
     let (seed, mut state, mut accepted) = (valid(), 1, 0);
     for _ in 0..100_000 {
-        let mut bytes = seed.clone();
-        for _ in 0..=random(&mut state) % 3 {
-            let at = random(&mut state) as usize % bytes.len().max(2);
-            if bytes.len() <= at {
-                break;
-            }
-            match random(&mut state) % 5 {
-                0 => bytes[at] ^= 1 << (random(&mut state) % 8),
-                1 => bytes[at] = b"{}[]\",:0123456789-eE. \\"[random(&mut state) as usize % 22],
-                2 => drop(bytes.remove(at)),
-                3 => bytes.insert(at, bytes[random(&mut state) as usize % bytes.len()]),
-                _ => bytes.truncate(at.max(1)),
-            }
-        }
+        let bytes = mutated(&seed, &mut state);
         if read(bytes.clone()).is_ok() {
             accepted += 1;
             assert!(SafeTensors::deserialize(&bytes).is_ok(), "{:?}", String::from_utf8_lossy(&bytes));

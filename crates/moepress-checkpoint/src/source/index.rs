@@ -1,6 +1,7 @@
 //! Which files make up a checkpoint.
 
 use crate::{CheckpointError, Files, read_json};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -8,24 +9,37 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX_BYTES: u64 = 64 << 20;
 
+/// What an index says.
 #[derive(serde::Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
+pub(super) struct Index {
+    /// The file of every tensor.
+    pub weight_map: BTreeMap<String, String>,
+    /// Read as whatever it is: nothing depends on it.
+    #[serde(default)]
+    metadata: Value,
 }
 
-/// The weight map, with every file name in it checked, before any of them is opened.
+impl Index {
+    /// The bytes of all tensors, where it says so.
+    pub(super) fn total_size(&self) -> Option<f64> {
+        self.metadata.get("total_size")?.as_f64()
+    }
+}
+
+/// The index, with every file name in it checked, before any of them is opened.
 pub(super) fn read_index(
     files: &dyn Files,
     dir: &Path,
     names: &BTreeSet<&str>,
-) -> Result<BTreeMap<String, String>, CheckpointError> {
+) -> Result<Index, CheckpointError> {
     let path = dir.join(INDEX);
     let bad = |field: &str, reason: &str| Err(CheckpointError::bad_input(&path, field, reason));
-    let Index { weight_map } = read_json(files, &path, INDEX_BYTES)?;
+    let index: Index = read_json(files, &path, INDEX_BYTES)?;
+    let weight_map = &index.weight_map;
     if weight_map.is_empty() {
         return bad("weight_map", "empty");
     }
-    for (name, shard) in &weight_map {
+    for (name, shard) in weight_map {
         let field = format!("weight_map[{name:?}]");
         if !is_shard_name(shard) {
             return bad(
@@ -41,7 +55,7 @@ pub(super) fn read_index(
     // Other safetensors may lie beside the checkpoint; one named as a part of a set belongs to it.
     match names.iter().find(|name| name.contains("-of-") && is_shard_name(name) && !used.contains(*name)) {
         Some(name) => bad("weight_map", &format!("does not list the shard {name} (mixed downloads?)")),
-        None => Ok(weight_map),
+        None => Ok(index),
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::mutate::mutated;
 use crate::{ErrorKind, OsFiles, encode_shard};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -177,6 +178,41 @@ fn row_18_index_and_files_disagree() {
     let dir = Dir::new();
     dir.shard("a.safetensors", &["a"]).shard("b.safetensors", &["b"]).refused("several .safetensors");
     Dir::new().refused("no .safetensors file");
+}
+
+#[test]
+fn row_18_a_wrong_total_size_is_told() {
+    let dir = two();
+    let map = format!(r#"{{"a":"{ONE}","b":"{ONE}","c":"{TWO}"}}"#);
+    for (metadata, note) in [
+        (r#"{"total_size":24}"#, None),
+        (r#"{"total_size":24.0}"#, None),
+        (r#"{"total_size":8}"#, Some("says total_size 8, the tensors have 24 bytes")),
+        (r#"{"total_size":-1}"#, Some("says total_size -1, the tensors have 24 bytes")),
+        (r#"{"total_size":"24"}"#, None),
+        ("null", None),
+    ] {
+        dir.write(INDEX, format!("{{\"metadata\":{metadata},\"weight_map\":{map}}}"));
+        let shards = dir.open().unwrap();
+        let note = note.map(|note| format!("{INDEX} {note}"));
+        assert_eq!(shards.notes(), note.as_slice(), "{metadata}");
+    }
+}
+
+#[test]
+fn mutated_indexes_never_panic() {
+    let dir = two();
+    let whole =
+        format!(r#"{{"metadata":{{"total_size":24}},"weight_map":{{"a":"{ONE}","b":"{ONE}","c":"{TWO}"}}}}"#);
+    let (mut state, mut accepted) = (3, 0);
+    for _ in 0..5_000 {
+        dir.write(INDEX, mutated(whole.as_bytes(), &mut state));
+        match dir.open() {
+            Ok(_) => accepted += 1,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::BadInput, "{error}"),
+        }
+    }
+    assert!((50..4_950).contains(&accepted), "{accepted}");
 }
 
 #[test]

@@ -7,9 +7,9 @@ use crate::gate::{self, Gate, Measured, Verdict};
 use crate::output;
 use crate::progress::Shown;
 use moepress_checkpoint::{Checkpoint, Progress, Source};
-use moepress_eval::{Divergence, Evaluation, Likelihood, evaluate};
-use moepress_pipeline::{Sizes, TextsReport, load_texts};
-use moepress_recipe::{Bos, Protocol, TextFile, TextSpec, unknown_word};
+use moepress_eval::{Divergence, Evaluation, Likelihood};
+use moepress_pipeline::{Evaluate, Evaluated, Sizes, TextsReport, load_texts};
+use moepress_recipe::{Bos, Protocol, TextFile, TextSpec, size_in_bytes, unknown_word};
 use moepress_report::protocol_in_words;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -64,6 +64,12 @@ pub struct Args {
     bos: Bos,
     #[command(flatten)]
     threads: Threads,
+    /// Most resident memory, such as 2GiB; models that do not fit are read layer by layer
+    #[arg(long, value_name = "SIZE", value_parser = size_in_bytes)]
+    max_memory: Option<u64>,
+    /// Directory for what does not fit into memory [default: that of the system for temporary files]
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
     /// Exit with 10 when this holds; repeatable
     #[arg(long = "fail-if", value_name = "CONDITION")]
     gates: Vec<Gate>,
@@ -108,10 +114,17 @@ impl Args {
         let texts = self.texts(checkpoint.spec().context, &progress)?;
         let set = load_texts(context.files.as_ref(), &tokenizer, &texts)?;
         set.notes.iter().for_each(|line| progress.note(line));
-        let other = against.as_ref().map_or(0, |against| against.spec().total_bytes());
-        let tested = model::load(context, &checkpoint, other)?;
-        let original = against.as_ref().map(|against| model::load(context, against, 0)).transpose()?;
-        let mut evaluation = evaluate(&tested, original.as_ref(), &set.texts, &progress)?;
+        let spool = self.spool.clone().unwrap_or_else(std::env::temp_dir);
+        let job = Evaluate {
+            files: &context.files,
+            model: &checkpoint,
+            against: against.as_ref(),
+            texts: &set.texts,
+            memory: self.max_memory,
+            spool: &spool.join(format!("moepress-eval-{}", std::process::id())),
+        };
+        let Evaluated { mut evaluation, notes, .. } = job.run(None, &progress)?;
+        notes.iter().for_each(|line| progress.note(line));
         let mut document = Document {
             schema_version: 1,
             model: self.path.display().to_string(),
@@ -120,8 +133,8 @@ impl Args {
             windows: self.windows,
             sampling: &set.report,
             text_sha256: &set.digests,
-            size: Sizes::of(checkpoint.spec()),
-            original_size: against.as_ref().map(|against| Sizes::of(against.spec())),
+            size: Sizes::on_disk(&checkpoint),
+            original_size: against.as_ref().map(Sizes::on_disk),
             original: evaluation.original.take().map(|original| *original),
             evaluation,
             gates: vec![],

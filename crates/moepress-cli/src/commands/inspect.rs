@@ -157,8 +157,8 @@ impl Args {
             tied_embeddings: spec.tied_embeddings,
             head_bias: spec.head_bias,
             end_tokens: &spec.end_tokens,
-            size: Sizes::of(spec),
-            formats: formats(spec),
+            size: Sizes::on_disk(checkpoint),
+            formats: formats(checkpoint),
             compact: checkpoint.manifest().map(|manifest| Compact {
                 format_version: manifest.format_version,
                 written_by: &manifest.written_by,
@@ -200,14 +200,15 @@ fn range(values: impl Iterator<Item = usize>) -> Option<Range> {
     })
 }
 
-fn formats(spec: &ModelSpec) -> BTreeMap<String, FormatUse> {
+fn formats(checkpoint: &Checkpoint) -> BTreeMap<String, FormatUse> {
+    let spec = checkpoint.spec();
     let mut formats: BTreeMap<String, FormatUse> = BTreeMap::new();
     for tensor in spec.tensors() {
-        let Some(format) = spec.format(tensor) else { continue };
-        let used = formats.entry(format.to_string()).or_default();
+        let Some(format) = checkpoint.disk_format(tensor) else { continue };
+        let used = formats.entry(format).or_default();
         used.tensors += 1;
         used.weights += spec.shape(tensor).map_or(0, |shape| shape.iter().product::<usize>() as u64);
-        used.bytes += spec.stored_bytes(tensor);
+        used.bytes += checkpoint.disk_bytes(tensor);
     }
     for carried in spec.carried.values() {
         let used = formats.entry(format!("{}, carried", carried.dtype.to_lowercase())).or_default();

@@ -5,7 +5,7 @@ use crate::stats::header::differs;
 use crate::stats::{Shard, StatisticsFile, StatisticsHeader};
 use moepress_checkpoint::{CheckpointError, Files, digest};
 use moepress_model::ModelSpec;
-use moepress_stats::Needs;
+use moepress_stats::{Needs, Of, Quantity};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -24,6 +24,8 @@ pub(crate) struct Wanted<'a> {
     /// SHA-256 of the model's files by name.
     pub model: &'a BTreeMap<String, String>,
     pub windows: &'a [Vec<u32>],
+    /// For every window the text it is from.
+    pub texts: &'a [usize],
     pub needs: &'a Needs,
 }
 
@@ -55,7 +57,14 @@ impl Given {
             return Err(CheckpointError::bad_input(path, "file", "changed while in use").into());
         }
         let bad = |reason: String| CheckpointError::bad_input(path, "sums", reason);
-        file.sums.check_fit(wanted.spec, &wanted.needs.groups).map_err(|e| bad(e.to_string()))?;
+        let mut tokens = vec![0.0; wanted.texts.iter().max().map_or(0, |last| last + 1)];
+        wanted.texts.iter().zip(wanted.windows).for_each(|(&text, ids)| tokens[text] += ids.len() as f64);
+        file.sums.check_fit(wanted.spec, tokens.len(), wanted.needs).map_err(|e| bad(e.to_string()))?;
+        if file.sums.get(Of::Model, Quantity::TextTokens).is_ok_and(|theirs| theirs != tokens) {
+            return Err(
+                bad("are of other calibration files, or other numbers of their windows".into()).into()
+            );
+        }
         let tokens: usize = wanted.windows.iter().map(Vec::len).sum();
         if file.tokens()? != tokens as f64 {
             return Err(bad(format!("are of {} tokens, this run has {tokens}", file.tokens()?)).into());

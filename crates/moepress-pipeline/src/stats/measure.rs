@@ -3,9 +3,9 @@
 use crate::PipelineError;
 use crate::memory::{Load, allowed, predict};
 use crate::plan::{plan, unedited_needs};
-use crate::stats::{Shard, StatisticsFile, StatisticsHeader, all_windows};
+use crate::stats::{Shard, StatisticsFile, StatisticsHeader, all_windows, text_of_windows};
 use crate::texts::load_texts;
-use moepress_calibrate::{Means, Spool, sweep};
+use moepress_calibrate::{Means, Spool, Windows, sweep};
 use moepress_checkpoint::{Checkpoint, Files, Progress, Source};
 use moepress_nn::Device;
 use moepress_recipe::Recipe;
@@ -41,7 +41,8 @@ pub fn measure(job: &Measure<'_>, progress: &dyn Progress) -> Result<StatisticsF
     let set = load_texts(job.files.as_ref(), &tokenizer, calibration)?;
     set.notes.iter().for_each(|note| progress.note(note));
     let all = all_windows(&set);
-    let windows = job.shard.windows(&all)?;
+    let windows = job.shard.of_windows(&all, calibration.window)?;
+    let texts = job.shard.of_windows(&text_of_windows(&set), calibration.window)?;
     let load = Load {
         rounding: None,
         sweeps: vec![needs],
@@ -57,7 +58,8 @@ pub fn measure(job: &Measure<'_>, progress: &dyn Progress) -> Result<StatisticsF
     let spool = Spool { files: job.files.clone(), dir: job.spool.clone() };
     let memory = allowed(job.recipe.limits.memory);
     let means = Means { device: job.device.clone(), memory, spool: Some(spool) };
-    let sums = sweep(&checkpoint, &windows, needs, &means, progress)?;
+    let windows = Windows::of_texts(&windows, texts, set.texts.len());
+    let sums = sweep(&checkpoint, windows, needs, &means, progress)?;
     if progress.cancelled() {
         return Err(PipelineError::Cancelled);
     }

@@ -22,5 +22,11 @@ pub(crate) fn all_windows(set: &TextSet) -> Vec<Vec<u32>> {
     windows.map(|window| window.ids.clone()).collect()
 }
 
+/// For each of those windows the text it is from.
+pub(crate) fn text_of_windows(set: &TextSet) -> Vec<usize> {
+    let texts = set.texts.iter().enumerate();
+    texts.flat_map(|(index, text)| std::iter::repeat_n(index, text.windows.len())).collect()
+}
+
 #[cfg(test)]
 mod tests;

@@ -27,15 +27,15 @@ impl Shard {
         self.of
     }
 
-    /// The windows of this shard. Whole chunks of a sweep are dealt out in turn, so that every chunk comes
-    /// to the same numbers in whichever shard it runs.
+    /// The windows of `window` tokens of this shard, or what goes with each of them. Whole chunks of a sweep are dealt
+    /// out in turn, so that every chunk comes to the same numbers in whichever shard it runs.
     ///
     /// # Errors
     /// There are fewer chunks than shards.
-    pub fn windows(self, all: &[Vec<u32>]) -> Result<Vec<Vec<u32>>, PipelineError> {
-        let chunks = all.chunks(windows_per_chunk(all.first().map_or(0, Vec::len)));
+    pub fn of_windows<T: Clone>(self, all: &[T], window: usize) -> Result<Vec<T>, PipelineError> {
+        let chunks = all.chunks(windows_per_chunk(window));
         if chunks.len() < self.of {
-            let (window, count) = (all.first().map_or(0, Vec::len), chunks.len());
+            let count = chunks.len();
             return Err(PipelineError::Usage(format!(
                 "{} windows of {window} tokens make {count} shards at most, {} were asked for",
                 all.len(),

@@ -7,6 +7,7 @@ use moepress_checkpoint::{
 };
 use moepress_model::Edit;
 use moepress_stats::{Need, Of, Quantity, Statistics};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -56,20 +57,39 @@ impl Place {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_damaged_file_is_read_or_refused(
+        places in proptest::collection::vec((0usize..1000, any::<u8>()), 1..4),
+        keep in 0usize..2000,
+    ) {
+        let mut bytes = part("1/3", 1.0).encode().unwrap();
+        for (at, value) in places {
+            let at = at % bytes.len();
+            bytes[at] = value;
+        }
+        bytes.truncate(keep.max(8));
+        let place = Place::new();
+        if let Err(error) = StatisticsFile::read(&OsFiles, &place.write("x", &bytes)) {
+            prop_assert!(error.kind() == ErrorKind::BadInput && !error.to_string().contains('\n'), "{}", error);
+        }
+    }
+}
+
 #[test]
 fn shards_partition_the_windows_by_whole_chunks() {
     assert_eq!([1, 256, 1000, 1024, 4096].map(windows_per_chunk), [1024, 4, 1, 1, 1]);
     // Four windows to a chunk: chunks of 4, 4 and 3.
     let all = windows(11, 256);
     let dealt = |shard: &str| {
-        let windows = shard.parse::<Shard>().unwrap().windows(&all).unwrap();
+        let windows = shard.parse::<Shard>().unwrap().of_windows(&all, 256).unwrap();
         windows.iter().map(|window| window[0]).collect::<Vec<_>>()
     };
     assert_eq!(dealt("1/1"), (0..11).collect::<Vec<_>>());
     assert_eq!(dealt("1/2"), [0, 1, 2, 3, 8, 9, 10]);
     assert_eq!(dealt("2/2"), [4, 5, 6, 7]);
     assert_eq!(dealt("3/3"), [8, 9, 10]);
-    let error = "1/4".parse::<Shard>().unwrap().windows(&all).unwrap_err();
+    let error = "1/4".parse::<Shard>().unwrap().of_windows(&all, 256).unwrap_err();
     assert_eq!(error.kind(), Some(ErrorKind::Usage));
     assert_eq!(error.to_string(), "11 windows of 256 tokens make 3 shards at most, 4 were asked for");
     for wrong in ["", "1", "0/2", "3/2", "1/0", "-1/2", "1/2/3", "a/b", "1 /2"] {

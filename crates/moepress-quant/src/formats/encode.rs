@@ -1,6 +1,6 @@
 //! From f32 weights to packed codes: rounding to nearest, and packing what a solver has rounded.
 
-use super::{Grid, GridError, GridRule, GroupFormat, implementation_of, pack};
+use super::{Grid, GridError, GridRule, GroupFormat, Row, implementation_of};
 use crate::codec::{Codes, Packing};
 use crate::{Format, Grouped, Packed, Stored};
 use rayon::prelude::*;
@@ -113,11 +113,9 @@ fn encode(
     if cols > 0 {
         let places = codes.par_chunks_exact_mut(width).zip(grids.par_chunks_exact_mut(groups));
         let scratch = || (vec![0.0; cols], vec![0; cols]);
-        let each = |(w, codes): &mut (Vec<f32>, Vec<u8>),
-                    (row, (bytes, grids)): (usize, (&mut [u8], &mut [Grid]))| {
+        let each = |(w, codes): &mut (Vec<f32>, Vec<u8>), (row, (bytes, grids))| {
             read(row, w);
-            let encoded = implementation.encode_row(format.group, w, weights, codes, grids);
-            pack::pack(format.bits(), codes, bytes);
+            let encoded = implementation.encode_row(format, w, weights, Row { codes, bytes, grids });
             encoded.err().map(|(col, source)| EncodeError::Grid { row, col, source })
         };
         let failures = places.enumerate().map_init(scratch, each);

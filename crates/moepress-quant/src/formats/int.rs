@@ -38,8 +38,7 @@ impl GroupFormat for Asymmetric {
     /// half a step. A group that is one f16 number is exact, with scale zero.
     #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
-        check_finite(w)?;
-        let Some((min, max)) = extremes(w) else { return Ok(Grid::default()) };
+        let Some((min, max)) = extremes(w)? else { return Ok(Grid::default()) };
         let all = self.between(min, max)?;
         if !self.optimal {
             return Ok(all);
@@ -76,8 +75,7 @@ impl GroupFormat for Symmetric {
     /// (2, 1, 0, −1), and the first of equals wins.
     #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
-        check_finite(w)?;
-        let Some((min, max)) = extremes(w) else { return Ok(Grid::default()) };
+        let Some((min, max)) = extremes(w)? else { return Ok(Grid::default()) };
         let reach = max.max(-min);
         let grid = |scale| Grid { scale, offset: 0.0 };
         let best = if self.bits == 2 {
@@ -132,23 +130,37 @@ fn to_code(level: f32, bits: u32) -> u8 {
     (level + 8_388_608.0).to_bits() as u8
 }
 
-/// The smallest and the largest of finite weights.
+/// The smallest and the largest weight, of which all must be finite.
 #[inline(always)]
-fn extremes(w: &[f32]) -> Option<(f32, f32)> {
-    let first = *w.first()?;
-    // Eight running extremes instead of one chain of comparisons.
-    let (octets, rest) = w.as_chunks::<8>();
-    let (mut min, mut max) = ([first; 8], [first; 8]);
-    for octet in octets {
-        for lane in 0..8 {
-            min[lane] = if octet[lane] < min[lane] { octet[lane] } else { min[lane] };
-            max[lane] = if octet[lane] > max[lane] { octet[lane] } else { max[lane] };
+fn extremes(w: &[f32]) -> Result<Option<(f32, f32)>, GridError> {
+    /// Running extremes, instead of one chain of comparisons.
+    const LANES: usize = 16;
+    // As integers in the order of the numbers, with NaN and infinity at both ends.
+    let key = |w: f32| w.to_bits() as i32 ^ ((w.to_bits() as i32 >> 31) & i32::MAX);
+    let number = |key: i32| f32::from_bits((key ^ ((key >> 31) & i32::MAX)) as u32);
+    let (chunks, rest) = w.as_chunks::<LANES>();
+    let (mut min, mut max) = ([i32::MAX; LANES], [i32::MIN; LANES]);
+    for chunk in chunks {
+        for lane in 0..LANES {
+            let key = key(chunk[lane]);
+            (min[lane], max[lane]) = (min[lane].min(key), max[lane].max(key));
         }
     }
-    Some((
-        min.iter().chain(rest).fold(first, |a, &b| a.min(b)),
-        max.iter().chain(rest).fold(first, |a, &b| a.max(b)),
-    ))
+    for (lane, &w) in rest.iter().enumerate() {
+        (min[lane], max[lane]) = (min[lane].min(key(w)), max[lane].max(key(w)));
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            (min[lane], max[lane]) = (min[lane].min(min[lane + half]), max[lane].max(max[lane + half]));
+        }
+        half /= 2;
+    }
+    let ends = (number(min[0]), number(max[0]));
+    match ends.0.is_finite() & ends.1.is_finite() {
+        true => Ok(Some(ends)),
+        false => check_finite(w).map(|()| None),
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod int;
 mod ladder;
 pub(crate) mod pack;
 mod refine;
+mod support;
 mod ternary;
 
 pub use cost::rounding_cost;
@@ -63,19 +64,19 @@ pub trait GroupFormat: Sync {
         w.iter().zip(codes).for_each(|(&w, code)| *code = self.round(w, grid));
     }
 
-    /// [`fit`](Self::fit) and [`round`](Self::round) for the groups of a row, in the widest vectors of the processor.
+    /// [`fit`](Self::fit) and [`round`](Self::round) for the groups of a row, and its codes in bit fields of `format`,
+    /// in the widest vectors of the processor.
     ///
     /// # Errors
     /// The first column of the first group without a grid, and why it has none.
     fn encode_row(
         &self,
-        group: usize,
+        format: Grouped,
         w: &[f32],
         weights: Option<&[f64]>,
-        codes: &mut [u8],
-        grids: &mut [Grid],
+        row: Row<'_>,
     ) -> Result<(), (usize, GridError)> {
-        Arch::new().dispatch(EncodeRow { format: self, group, w, weights, codes, grids })
+        Arch::new().dispatch(EncodeRow { of: self, format, w, weights, row })
     }
 
     /// [`round`](Self::round) and [`value`](Self::value) for weights that have a grid each.
@@ -92,14 +93,22 @@ pub trait GroupFormat: Sync {
     }
 }
 
-/// See [`GroupFormat::encode_row`].
+/// Where a row goes when it is encoded.
+pub struct Row<'a> {
+    /// Codes, one a byte.
+    pub codes: &'a mut [u8],
+    /// Codes in bit fields.
+    pub bytes: &'a mut [u8],
+    /// Grids of the groups.
+    pub grids: &'a mut [Grid],
+}
+
 struct EncodeRow<'a, F: ?Sized> {
-    format: &'a F,
-    group: usize,
+    of: &'a F,
+    format: Grouped,
     w: &'a [f32],
     weights: Option<&'a [f64]>,
-    codes: &'a mut [u8],
-    grids: &'a mut [Grid],
+    row: Row<'a>,
 }
 
 impl<F: GroupFormat + ?Sized> NullaryFnOnce for EncodeRow<'_, F> {
@@ -107,14 +116,15 @@ impl<F: GroupFormat + ?Sized> NullaryFnOnce for EncodeRow<'_, F> {
 
     #[inline(always)]
     fn call(self) -> Self::Output {
-        let Self { format, group, w, weights, codes, grids } = self;
-        let groups = w.chunks(group).zip(codes.chunks_mut(group)).zip(grids);
+        let Self { of, format, w, weights, row: Row { codes, bytes, grids } } = self;
+        let groups = w.chunks(format.group).zip(codes.chunks_mut(format.group)).zip(grids);
         for (at, ((w, codes), grid)) in groups.enumerate() {
-            let first = at * group;
+            let first = at * format.group;
             let weights = weights.map(|weights| &weights[first..first + w.len()]);
-            *grid = format.fit(w, weights).map_err(|source| (first, source))?;
-            format.round_group(w, *grid, codes);
+            *grid = of.fit(w, weights).map_err(|source| (first, source))?;
+            of.round_group(w, *grid, codes);
         }
+        pack::pack(format.bits(), codes, bytes);
         Ok(())
     }
 }

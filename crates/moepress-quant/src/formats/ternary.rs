@@ -3,6 +3,7 @@
 
 use super::grid::{check_finite, nearest};
 use super::refine::some_count;
+use super::support::best_mean;
 use super::{Grid, GridError, GroupFormat};
 use crate::Scale;
 
@@ -30,7 +31,7 @@ impl GroupFormat for Symmetric {
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
         let scale = match self {
-            Self::Optimal => optimal_scale(w, some_count(weights), |_| true),
+            Self::Optimal => best_mean(w, some_count(weights), f32::abs),
             Self::AbsMean => w.iter().map(|w| f64::from(w.abs())).sum::<f64>() / w.len().max(1) as f64,
             Self::MinMax => f64::from(w.iter().fold(0f32, |max, w| max.max(w.abs()))),
         };
@@ -55,7 +56,7 @@ impl GroupFormat for Asymmetric {
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
         let level = |sign: f32| match self {
-            Self::Optimal => optimal_scale(w, some_count(weights), |w| w * sign > 0.0) as f32,
+            Self::Optimal => best_mean(w, some_count(weights), |w| (w * sign).max(0.0)) as f32,
             Self::MinMax => w.iter().fold(0f32, |max, w| max.max(w * sign)),
         };
         // 0 − 0 rather than −0.
@@ -86,28 +87,6 @@ impl GroupFormat for Asymmetric {
         let scale = scale.nearest(above.max(0.0) as f32)?;
         Some(Grid { scale, offset: Scale::F16.nearest(below.min(0.0) as f32)? })
     }
-}
-
-/// The scale of least squared error for the weights that are `meant`: of those, sorted by magnitude, the support is a
-/// prefix, and a prefix with mean a gains (Σ h|w|)² / Σ h over all zeros.
-fn optimal_scale(w: &[f32], weights: Option<&[f64]>, meant: impl Fn(f32) -> bool) -> f64 {
-    // Magnitude above, inverted index below: one integer sorts by magnitude, ties by index.
-    let key = |(i, w): (usize, &f32)| u64::from(w.abs().to_bits()) << 32 | u64::from(!(i as u32));
-    let mut keys: Vec<u64> = w.iter().enumerate().filter(|(_, w)| meant(**w)).map(key).collect();
-    keys.sort_unstable_by(|a, b| b.cmp(a));
-
-    let (mut sum, mut mass) = (0.0, 0.0);
-    let (mut best_gain, mut best_scale) = (0.0, 0.0);
-    for key in keys {
-        let h = weights.map_or(1.0, |h| h[!(key as u32) as usize]);
-        sum += h * f64::from(f32::from_bits((key >> 32) as u32));
-        mass += h;
-        let gain = sum * (sum / mass);
-        if gain > best_gain {
-            (best_gain, best_scale) = (gain, sum / mass);
-        }
-    }
-    best_scale
 }
 
 #[cfg(test)]

@@ -39,7 +39,9 @@ fn decide(yaml: &str, coverage: Coverage) -> Result<Decision, String> {
     let (spec, (stats, costs)) = (toy(), evidence());
     let stage = stage(yaml);
     stage.check(&spec).map_err(|e| e.to_string())?;
-    stage.decide(&Evidence { spec: &spec, stats: &stats, costs: &costs, coverage }).map_err(|e| e.to_string())
+    stage
+        .decide(&Evidence { costs: &costs, coverage, ..Evidence::new(&spec, &stats) })
+        .map_err(|e| e.to_string())
 }
 
 #[test]
@@ -96,7 +98,7 @@ fn runs_that_are_alike_are_one_segment() {
         let first = runs[0].clone();
         runs[1] = RunLadder { atoms: runs[1].atoms.clone(), ..first };
     }
-    let evidence = Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
+    let evidence = Evidence { costs: &costs, ..Evidence::new(&spec, &stats) };
     let edits =
         stage("compress: {ratio: 0.1875, classes: [experts], align: 3}").decide(&evidence).unwrap().edits;
     let after = spec.after(&edits).unwrap();
@@ -110,8 +112,8 @@ fn every_class_takes_part_in_a_plan() {
     for yaml in ["compress: {bpw: 6}", "compress: {budget: 2200}", "compress: {ratio: 0.4}"] {
         let stage = stage(yaml);
         stage.check(&spec).unwrap();
-        let (stats, costs) = assumed(&spec, &stage.needs()).unwrap();
-        let evidence = Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
+        let assumed = assumed(&spec, &stage.needs(), &[]).unwrap();
+        let evidence = assumed.evidence(&spec, &[]);
         let after = spec.after(&stage.decide(&evidence).unwrap().edits).unwrap();
         assert!(after.total_bytes() < spec.total_bytes(), "{yaml}");
         let plain = |tensor: &Tensor| matches!(after.format(*tensor), Some(Format::Plain(_)));

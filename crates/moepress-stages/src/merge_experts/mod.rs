@@ -1,54 +1,68 @@
 //! `merge_experts`: replaces groups of experts by one; the router keeps its rows and sums their gates.
 //!
-//! Parameters: `method`, `ratio` (share of the experts that disappear), `dominant` (global | per_layer: over
-//! which experts the ones that others join are chosen), `align`.
+//! Parameters: `method`, `ratio` (share of the experts that disappear), `grouping` (what makes experts alike),
+//! `align` (whether the atoms of a group are matched to those of its first expert), and those of the method.
+//!
+//! A group becomes the mean of its experts weighted by the tokens routed to each, the plain mean where none was.
 
+mod alike;
+mod hc_smoe;
 mod m_smoe;
 
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError, percent};
 use crate::targets::any_grouped;
+use alike::Alike;
 use moepress_model::{Edit, Group, ModelSpec};
-use moepress_recipe::{RecipeError, StageSpec};
-use moepress_stats::{Need, Needs, StatisticsError};
+use moepress_recipe::{Params, RecipeError, StageSpec};
+use moepress_stats::{Needs, StatisticsError};
 
-/// Groups of experts per layer: the reference of each first.
+/// Groups of experts per layer: the one that the others are aligned to first.
 type Groups = Vec<(usize, Vec<Vec<usize>>)>;
-/// How to group, given the share to remove and whether dominant experts are chosen over all layers.
-type Method = fn(&Evidence<'_>, f64, bool) -> Result<Groups, StatisticsError>;
-const METHODS: &[(&str, Method)] = &[("m_smoe", m_smoe::groups)];
+
+/// A rule that groups experts.
+trait Grouping: Send + Sync {
+    fn describe(&self) -> String;
+    fn needs(&self) -> Needs;
+    /// Groups of the experts of all layers, about `ratio` fewer than experts.
+    fn groups(&self, evidence: &Evidence<'_>, ratio: f64) -> Result<Groups, StatisticsError>;
+}
+
+type Build = fn(&Params) -> Result<Box<dyn Grouping>, RecipeError>;
+const METHODS: &[(&str, Build, &[&str])] =
+    &[("m_smoe", m_smoe::build, m_smoe::KEYS), ("hc_smoe", hc_smoe::build, hc_smoe::KEYS)];
 
 struct MergeExperts {
-    name: String,
-    method: Method,
+    grouping: Box<dyn Grouping>,
     ratio: f64,
-    global: bool,
     align: bool,
     params: StageSpec,
 }
 
 pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     let params = &spec.params;
-    params.only(&["method", "ratio", "dominant", "align"])?;
-    let names: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
-    let name = params.word("method", Some("m_smoe"), &names)?;
-    let (_, method) = METHODS.iter().find(|(known, _)| *known == name).unwrap_or(&METHODS[0]);
+    let names: Vec<&str> = METHODS.iter().map(|(name, ..)| *name).collect();
+    let method = params.word("method", Some("m_smoe"), &names)?;
+    let (_, grouping, keys) = METHODS.iter().find(|(name, ..)| *name == method).unwrap_or(&METHODS[0]);
+    params.only(&[&["method", "ratio", "grouping", "align"], *keys].concat())?;
     Ok(Box::new(MergeExperts {
-        method: *method,
+        grouping: grouping(params)?,
         ratio: params.f64_in("ratio", None, 0.0..1.0)?,
-        global: params.word("dominant", Some("global"), &["global", "per_layer"])? == "global",
         align: params.bool("align", Some(true))?,
-        name,
         params: spec.clone(),
     }))
 }
 
+/// Experts that are left of `experts`.
+fn left(experts: usize, ratio: f64) -> usize {
+    ((experts as f64 * (1.0 - ratio) + 0.5).floor() as usize).max(1)
+}
+
 impl Stage for MergeExperts {
     fn describe(&self) -> String {
-        let scope = if self.global { "globally" } else { "per layer" };
         let align = if self.align { "" } else { ", not aligned" };
         let fewer = percent(self.ratio);
-        format!("merge_experts {}: {fewer} fewer experts, dominant {scope}{align}", self.name)
+        format!("merge_experts {}: {fewer} fewer experts{align}", self.grouping.describe())
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
@@ -73,13 +87,13 @@ impl Stage for MergeExperts {
     }
 
     fn needs(&self) -> Needs {
-        Needs::of([Need::Routing])
+        self.grouping.needs()
     }
 
     fn decide(&self, evidence: &Evidence<'_>) -> Result<Decision, StageError> {
         let mut decision = Decision::default();
         let mut plain = 0;
-        for (layer, groups) in (self.method)(evidence, self.ratio, self.global)? {
+        for (layer, groups) in self.grouping.groups(evidence, self.ratio)? {
             let tokens = evidence.tokens(layer)?;
             if groups.len() == tokens.len() {
                 continue;
@@ -105,4 +119,10 @@ impl Stage for MergeExperts {
         }
         Ok(decision)
     }
+}
+
+/// The names of all methods.
+#[cfg(test)]
+pub(crate) fn names() -> Vec<&'static str> {
+    METHODS.iter().map(|(name, ..)| *name).collect()
 }

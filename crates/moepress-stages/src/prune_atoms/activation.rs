@@ -46,17 +46,15 @@ impl Saliency for Activation {
 #[cfg(test)]
 mod tests {
     use crate::toy::{toy, with_params};
-    use moepress_recipe::Coverage;
-    use moepress_stats::{Of, Quantity, RoundingCosts, Statistics};
+    use moepress_stats::{Of, Quantity, Statistics};
 
     #[test]
     fn energy_is_summed_or_averaged() {
         let mut stats = Statistics::default();
         stats.add(Of::Layer(0), Quantity::Tokens, vec![2.0]).unwrap();
         stats.add(Of::Expert(0, 0), Quantity::AtomEnergy, vec![10.0, 5.0]).unwrap();
-        let (spec, costs) = (toy(), RoundingCosts::default());
-        let evidence =
-            crate::Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
+        let spec = toy();
+        let evidence = crate::Evidence::new(&spec, &stats);
         let score = |yaml: &str| {
             with_params(yaml, |params| super::build(params).unwrap().score(&evidence, 0, 0).unwrap())
         };

@@ -64,8 +64,7 @@ impl Saliency for Heapr {
 #[cfg(test)]
 mod tests {
     use crate::toy::{toy, with_params};
-    use moepress_recipe::Coverage;
-    use moepress_stats::{Of, Quantity, RoundingCosts, Statistics};
+    use moepress_stats::{Of, Quantity, Statistics};
 
     #[test]
     fn golden_scores() {
@@ -75,10 +74,8 @@ mod tests {
         stats.add(Of::Expert(0, 0), Quantity::AtomEnergy, vec![10.0, 5.0]).unwrap();
         stats.add(Of::Expert(0, 0), Quantity::AtomGradient, vec![5.0, 4.0]).unwrap();
         stats.add(Of::Expert(0, 0), Quantity::AtomCoupled, vec![37.0, 16.0]).unwrap();
-        let costs = RoundingCosts::default();
         let spec = toy();
-        let evidence =
-            crate::Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
+        let evidence = crate::Evidence::new(&spec, &stats);
         let score = |yaml: &str| {
             with_params(yaml, |params| super::build(params).unwrap().score(&evidence, 0, 0).unwrap())
         };
@@ -105,9 +102,8 @@ mod tests {
             columns.map(|w| factors.iter().map(|&a| 3.0 * dot(a, w).powi(2)).sum::<f64>()).to_vec();
         stats.add(Of::Expert(0, 0), Quantity::AtomEnergy, energy).unwrap();
         stats.add(Of::Expert(0, 0), Quantity::AtomGradient, gradient).unwrap();
-        let (spec, costs) = (toy(), RoundingCosts::default());
-        let evidence =
-            crate::Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
+        let spec = toy();
+        let evidence = crate::Evidence::new(&spec, &stats);
         let scores = with_params("{score: decoupled}", |params| {
             super::build(params).unwrap().score(&evidence, 0, 0).unwrap()
         });

@@ -198,5 +198,11 @@ impl Stage for PruneAtoms {
     }
 }
 
+/// The names of all methods.
+#[cfg(test)]
+pub(crate) fn names() -> Vec<&'static str> {
+    METHODS.iter().map(|(name, ..)| *name).collect()
+}
+
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Parameters: `method`, `ratio` (share of the experts to remove, rounded down), `ranking` (per_layer: that share
 //! of each layer's experts; global: of all experts, wherever the least salient are), `floor` (least experts a
-//! layer keeps under global ranking; never fewer than its router needs), and those of the method.
+//! layer keeps under global ranking; never fewer than its router needs), `protect`, and those of the method.
 //!
 //! Scores of different layers are not of one scale, so globally an expert counts by its share of the sum of its
 //! layer's scores, as M-SMoE (arXiv 2310.01334) does with the usage of experts.
@@ -13,26 +13,58 @@
 mod choose;
 mod ean;
 mod frequency;
+mod heapr;
+mod protect;
 mod reap;
+mod tcess;
 mod weighted_frequency;
 
+use crate::coverage::Standing;
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError, percent};
 use crate::targets::any_grouped;
 use choose::{Candidates, globally};
 use moepress_model::{Edit, ModelSpec, Moe};
 use moepress_recipe::{Params, RecipeError, StageSpec};
-use moepress_stats::{Need, Needs, StatisticsError};
+use moepress_stats::{Need, Needs};
+use protect::Protect;
 
-/// Scores of the experts of a layer, none below 0; the larger, the more it hurts to lose one.
-type Score = fn(&Evidence<'_>, usize) -> Result<Vec<f64>, StatisticsError>;
-/// The name of a method with what it was told, and its scores.
-type Build = fn(&Params) -> Result<(&'static str, Score), RecipeError>;
+/// Scores of the experts of a layer; the larger, the more it hurts to lose one.
+type Score = Box<dyn Fn(&Evidence<'_>, usize) -> Result<Vec<f64>, StageError> + Send + Sync>;
+
+/// A method with what it was told.
+struct Criterion {
+    name: String,
+    needs: Needs,
+    score: Score,
+    /// Whether scores may be below 0, so that shares of their sum mean nothing.
+    signed: bool,
+}
+
+impl Criterion {
+    /// One of sums that are never below 0.
+    fn new(
+        name: &str,
+        need: Need,
+        score: impl Fn(&Evidence<'_>, usize) -> Result<Vec<f64>, StageError> + Send + Sync + 'static,
+    ) -> Self {
+        let needs = Needs::of([Need::Routing, need]);
+        Self { name: name.to_owned(), needs, score: Box::new(score), signed: false }
+    }
+}
+
+type Build = fn(&Params) -> Result<Criterion, RecipeError>;
 const METHODS: &[(&str, Build, &[&str])] = &[
-    ("reap", |_| Ok(("reap", reap::score)), &[]),
-    ("frequency", |_| Ok(("frequency", frequency::score)), &[]),
-    ("weighted_frequency", |_| Ok(("weighted_frequency", weighted_frequency::score)), &[]),
+    ("reap", reap::build, reap::KEYS),
+    ("frequency", |_| Ok(Criterion::new("frequency", Need::Routing, frequency::score)), &[]),
+    (
+        "weighted_frequency",
+        |_| Ok(Criterion::new("weighted_frequency", Need::Routing, weighted_frequency::score)),
+        &[],
+    ),
     ("ean", ean::build, ean::KEYS),
+    ("heapr", |_| Ok(Criterion::new("heapr", Need::Atoms, heapr::score)), &[]),
+    ("tcess", tcess::build, tcess::KEYS),
 ];
 
 #[derive(Clone, Copy)]
@@ -43,8 +75,8 @@ enum Ranking {
 }
 
 struct PruneExperts {
-    name: &'static str,
-    score: Score,
+    criterion: Criterion,
+    protect: Protect,
     ratio: f64,
     ranking: Ranking,
     params: StageSpec,
@@ -55,8 +87,8 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     let names: Vec<&str> = METHODS.iter().map(|(name, ..)| *name).collect();
     let method = params.word("method", Some("reap"), &names)?;
     let (_, build, keys) = METHODS.iter().find(|(name, ..)| *name == method).unwrap_or(&METHODS[0]);
-    params.only(&[&["method", "ratio", "ranking", "floor"], *keys].concat())?;
-    let (name, score) = build(params)?;
+    params.only(&[&["method", "ratio", "ranking", "floor", "protect"], *keys].concat())?;
+    let criterion = build(params)?;
     let ranking = match params.word("ranking", Some("per_layer"), &["per_layer", "global"])?.as_str() {
         "global" => Ranking::Global(params.usize_in("floor", Some(1), 1..)?),
         _ if params.has("floor") => {
@@ -66,8 +98,13 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
         }
         _ => Ranking::PerLayer,
     };
+    if criterion.signed && matches!(ranking, Ranking::Global(_)) {
+        let message = "scores that may be below 0 are not comparable between layers; rank per_layer";
+        return Err(params.error("ranking", message));
+    }
     let ratio = params.f64_in("ratio", None, 0.0..1.0)?;
-    Ok(Box::new(PruneExperts { name, score, ratio, ranking, params: spec.clone() }))
+    let protect = Protect::read(params)?;
+    Ok(Box::new(PruneExperts { criterion, protect, ratio, ranking, params: spec.clone() }))
 }
 
 impl PruneExperts {
@@ -119,7 +156,7 @@ impl PruneExperts {
 
     /// How many rounds of candidates go from every layer.
     fn rounds(&self, spec: &ModelSpec, layers: &[Candidates]) -> Result<Vec<usize>, StageError> {
-        let kept = "may go while calibration.below_min_tokens keeps experts with too few tokens; lower it, or measure on more text";
+        let kept = "may go while the others stay, protected or kept by calibration.below_min_tokens; lower it, protect fewer, or measure on more text";
         let Ranking::Global(floor) = self.ranking else {
             let each = spec.moe_layers().zip(layers).map(|((layer, moe), candidates)| {
                 let (wanted, may_go) = (self.removed(moe), candidates.rounds.len() * candidates.groups);
@@ -170,10 +207,13 @@ impl Stage for PruneExperts {
     fn describe(&self) -> String {
         let share = percent(self.ratio);
         match self.ranking {
-            Ranking::PerLayer => format!("prune_experts {}: {share} of each layer", self.name),
-            Ranking::Global(1) => format!("prune_experts {}: {share} ranked globally", self.name),
+            Ranking::PerLayer => format!("prune_experts {}: {share} of each layer", self.criterion.name),
+            Ranking::Global(1) => format!("prune_experts {}: {share} ranked globally", self.criterion.name),
             Ranking::Global(floor) => {
-                format!("prune_experts {}: {share} ranked globally, {floor} of each layer stay", self.name)
+                format!(
+                    "prune_experts {}: {share} ranked globally, {floor} of each layer stay",
+                    self.criterion.name
+                )
             }
         }
     }
@@ -191,6 +231,7 @@ impl Stage for PruneExperts {
             let message = "merged experts lie in several groups of the router, which must stay of one size; put this stage before merge_experts";
             return Err(self.params.error(message).into());
         }
+        self.protect.check(spec, &self.params.params)?;
         match self.ranking {
             Ranking::PerLayer => self.check_each(spec),
             Ranking::Global(floor) => self.check_all(spec, floor),
@@ -198,17 +239,22 @@ impl Stage for PruneExperts {
     }
 
     fn needs(&self) -> Needs {
-        Needs::of([Need::Routing])
+        self.criterion.needs.clone()
     }
 
     fn decide(&self, evidence: &Evidence<'_>) -> Result<Decision, StageError> {
+        let (protected, note) = self.protect.places(evidence)?;
         let mut layers = Vec::new();
         for (layer, moe) in evidence.spec.moe_layers() {
-            let (standings, scores) = (evidence.standings(layer)?, (self.score)(evidence, layer)?);
+            let (mut standings, scores) =
+                (evidence.standings(layer)?, (self.criterion.score)(evidence, layer)?);
+            for &(_, expert) in protected.iter().filter(|(of, _)| *of == layer) {
+                standings[expert] = Standing::Keep;
+            }
             layers.push(Candidates::of(moe, &standings, &scores));
         }
         let rounds = self.rounds(evidence.spec, &layers)?;
-        let mut decision = Decision::default();
+        let mut decision = Decision { edits: vec![], notes: note.into_iter().collect() };
         let fewer = self.fewer(&layers, &rounds);
         if fewer > 0 {
             let fewer = match fewer {
@@ -245,6 +291,12 @@ fn wants(moe: &Moe) -> String {
             moe.routing.least_rows()
         ),
     }
+}
+
+/// The names of all methods.
+#[cfg(test)]
+pub(crate) fn names() -> Vec<&'static str> {
+    METHODS.iter().map(|(name, ..)| *name).collect()
 }
 
 #[cfg(test)]

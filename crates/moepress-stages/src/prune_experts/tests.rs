@@ -125,10 +125,8 @@ fn merging_leaves_the_rows_of_groups_and_pruning_after_it_is_refused() {
     assert!(error.contains("put this stage before merge_experts"), "{error}");
     let stage = stage("merge_experts: {ratio: 0.5}");
     stage.check(&spec).unwrap();
-    let (stats, costs) = assumed(&spec, &Needs::default()).unwrap();
-    let evidence =
-        crate::Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
-    let after = spec.after(&stage.decide(&evidence).unwrap().edits).unwrap();
+    let assumed = assumed(&spec, &Needs::default(), &[]).unwrap();
+    let after = spec.after(&stage.decide(&assumed.evidence(&spec, &[])).unwrap().edits).unwrap();
     assert!(after.moe_layers().all(|(_, moe)| moe.router.len() == 12));
     assert_eq!(after.moe_layers().map(|(_, moe)| moe.experts.len()).sum::<usize>(), 12);
 }
@@ -162,9 +160,8 @@ fn reap_is_the_mean_of_gate_times_norm() {
     let mut stats = Statistics::default();
     stats.add(Of::Layer(0), Quantity::Tokens, vec![2.0]).unwrap();
     stats.add(Of::Layer(0), Quantity::GateNormSum, vec![sum]).unwrap();
-    let (spec, costs) = (toy(), Default::default());
-    let evidence =
-        crate::Evidence { spec: &spec, stats: &stats, costs: &costs, coverage: Coverage::default() };
+    let spec = toy();
+    let evidence = crate::Evidence::new(&spec, &stats);
     let score = super::reap::score(&evidence, 0).unwrap()[0];
     assert!((score - 8.2107).abs() < 5e-5, "{score}");
 }

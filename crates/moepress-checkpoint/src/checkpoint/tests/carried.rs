@@ -85,7 +85,7 @@ fn row_27_custom_code_is_never_run() {
 }
 
 /// Writes a source as a compact checkpoint.
-fn compact(source: &dyn Source, dropped: bool, out: &Path) -> Checkpoint {
+pub(super) fn compact(source: &dyn Source, dropped: bool, out: &Path) -> Checkpoint {
     struct Edited<'a>(&'a dyn Source, moepress_model::ModelSpec);
     impl Source for Edited<'_> {
         fn spec(&self) -> &moepress_model::ModelSpec {

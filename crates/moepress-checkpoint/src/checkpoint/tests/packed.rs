@@ -56,6 +56,16 @@ fn fp8(model: &mut Model) -> BTreeMap<String, Vec<f32>> {
     expected
 }
 
+/// Sizes are those of the files, and so many tensors are said to have that format.
+fn counted_on_disk(model: &Model, checkpoint: &Checkpoint, format: &str, count: usize) {
+    let tensors = checkpoint.spec().tensors();
+    let found: u64 = tensors.iter().map(|&tensor| checkpoint.disk_bytes(tensor)).sum();
+    assert_eq!(found, model.tensors.values().map(|raw| raw.bytes.len() as u64).sum::<u64>());
+    assert!(found < checkpoint.spec().total_bytes());
+    let formats = tensors.iter().filter_map(|&tensor| checkpoint.disk_format(tensor));
+    assert_eq!(formats.filter(|found| found == format).count(), count);
+}
+
 const Q: &str = "model.layers.0.self_attn.q_proj.weight";
 const Q_SCALES: &str = "model.layers.0.self_attn.q_proj.weight_scale_inv";
 
@@ -67,6 +77,7 @@ fn fp8_blocks_are_codes_times_scales() {
     let (_dir, checkpoint) = model.open();
     let checkpoint = checkpoint.unwrap();
     assert_eq!(checkpoint.notes(), ["weights are stored in FP8 blocks and are read as bf16"]);
+    counted_on_disk(&model, &checkpoint, "fp8", 2 * (4 + 3 * 3));
     let all = read(&checkpoint).unwrap();
     let family = family(Config(&model.config)).unwrap();
     let mut seen = 0;
@@ -207,6 +218,7 @@ fn mxfp4_blocks_are_codes_times_powers_of_two() {
     let (_dir, checkpoint) = model.open();
     let checkpoint = checkpoint.unwrap();
     assert_eq!(checkpoint.notes(), ["weights are stored in MXFP4 blocks and are read as bf16"]);
+    counted_on_disk(&model, &checkpoint, "mxfp4", 2 * 8 * 3);
     let all = read(&checkpoint).unwrap();
     let mut seen = [false; 16];
     let mut weight = |name: &str, expert: usize, row: usize, col: usize, cols: usize| {

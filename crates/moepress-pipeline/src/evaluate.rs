@@ -1,0 +1,153 @@
+//! Evaluating within the memory there is: with the models in memory where they fit, else layer by layer.
+
+use crate::PipelineError;
+use crate::memory::{allowed, check};
+use moepress_calibrate::{Layout, PROGRAM, Spool, Work};
+use moepress_checkpoint::{Checkpoint, CheckpointError, Files, Progress, Source};
+use moepress_eval::{Evaluation, Streamed, Subject, Text, decode_speed, evaluate, scoring_memory};
+use moepress_model::ModelSpec;
+use moepress_runtime::Model;
+use moepress_stats::Needs;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How much text there is.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens {
+    /// Tokens in all.
+    pub all: usize,
+    /// Tokens of the longest window.
+    pub window: usize,
+}
+
+/// How models are evaluated.
+pub struct Way {
+    /// For each of them how its layers are read; none when all are in memory.
+    layouts: Option<Vec<Layout>>,
+    /// Predicted peak of resident memory, in bytes.
+    pub peak: u64,
+    /// Predicted size of the hidden states on disk at their peak, in bytes.
+    pub spool: u64,
+    /// The least memory that would do.
+    pub least: u64,
+}
+
+impl Way {
+    /// The fastest way that stays within `limit`, or the one that takes least where none does.
+    pub fn choose(models: &[&ModelSpec], tokens: Tokens, threads: usize, limit: Option<u64>) -> Self {
+        let needs = Needs::default();
+        let work = Work { tokens: tokens.all, window: tokens.window, threads, needs: &needs, packed: true };
+        let vocab = models.iter().map(|spec| spec.vocab).max().unwrap_or(0);
+        let scoring = PROGRAM + threads as u64 * scoring_memory(vocab, tokens.window);
+        let (mut heads, mut states) = (0, 0);
+        let (mut layouts, mut streamed, mut spool, mut least) = (vec![], 0, 0, 0);
+        for spec in models {
+            // What is left by the models before it stays.
+            let limit = limit.map(|limit| limit.saturating_sub(heads));
+            let smallest = Layout::least(spec, &work);
+            let layout = Layout::spooled(spec, &work, limit).unwrap_or(smallest);
+            streamed = streamed.max(heads + layout.peak);
+            least = least.max(heads + Layout::with_margin(smallest.peak));
+            spool = spool.max(states + layout.spool);
+            heads += Layout::head(spec);
+            states += 4 * (tokens.all * spec.hidden) as u64;
+            layouts.push(layout);
+        }
+        least = least.max(Layout::with_margin(heads + scoring));
+        let weights: u64 = models.iter().map(|spec| spec.total_bytes()).sum();
+        let working = models.iter().map(|spec| Layout::working(spec, &work)).max().unwrap_or(0);
+        let loaded = weights + scoring + working;
+        if limit.is_none_or(|limit| Layout::with_margin(loaded) <= limit) {
+            return Self { layouts: None, peak: loaded, spool: 0, least };
+        }
+        Self { layouts: Some(layouts), peak: streamed.max(heads + scoring), spool, least }
+    }
+}
+
+/// A model to evaluate on texts, alone or beside another.
+pub struct Evaluate<'a> {
+    /// All input and output.
+    pub files: &'a Arc<dyn Files>,
+    /// The model.
+    pub model: &'a Checkpoint,
+    /// What it is compared with.
+    pub against: Option<&'a Checkpoint>,
+    /// On what.
+    pub texts: &'a [Text],
+    /// The most that may be resident, in bytes; as much as the system has left when not given.
+    pub memory: Option<u64>,
+    /// A directory, not yet there, for what does not fit into memory.
+    pub spool: &'a Path,
+}
+
+/// What an evaluation came to.
+pub struct Evaluated {
+    /// The model on the texts, and the other in it.
+    pub evaluation: Evaluation,
+    /// Tokens per second of greedy decoding, of the model and of the other; none where a model does not fit into
+    /// memory, or there is nothing to decode from.
+    pub decode: [Option<f64>; 2],
+    /// What was decided for the user.
+    pub notes: Vec<String>,
+}
+
+impl Evaluate<'_> {
+    /// Evaluates; with a prompt also measures how fast each model decodes after it.
+    ///
+    /// # Errors
+    /// A model cannot be read or run on the texts, the memory is too little for any way of working, or the caller
+    /// cancelled.
+    pub fn run(&self, prompt: Option<&[u32]>, progress: &dyn Progress) -> Result<Evaluated, PipelineError> {
+        let models: Vec<&Checkpoint> = [self.model].into_iter().chain(self.against).collect();
+        let specs: Vec<&ModelSpec> = models.iter().map(|model| model.spec()).collect();
+        let lengths = || self.texts.iter().flat_map(|text| &text.windows).map(|window| window.ids.len());
+        let tokens = Tokens { all: lengths().sum(), window: lengths().max().unwrap_or(0) };
+        let limit = allowed(self.memory);
+        let way = Way::choose(&specs, tokens, rayon::current_num_threads(), limit);
+        check(way.least, self.memory, true)?;
+        let Some(layouts) = way.layouts else {
+            let models = models.iter().map(|&model| Model::load(model)).collect::<Result<Vec<_>, _>>()?;
+            let subjects: Vec<Subject<'_>> = models.iter().map(Subject::Loaded).collect();
+            let evaluation = evaluate(&subjects[0], subjects.get(1), self.texts, progress)?;
+            let mut decode = [None; 2];
+            for (speed, model) in decode.iter_mut().zip(&models) {
+                *speed = prompt.map(|prompt| speed_of(model, prompt)).transpose()?.flatten();
+            }
+            return Ok(Evaluated { evaluation, decode, notes: vec![] });
+        };
+        self.files.create_dir(self.spool).map_err(|e| CheckpointError::writing(self.spool, e))?;
+        let mut subjects = vec![];
+        for (&source, layout) in models.iter().zip(layouts) {
+            let dir = self.spool.join(subjects.len().to_string());
+            let spool = Spool { files: self.files.clone(), dir };
+            subjects.push(Subject::Streamed(Streamed { source, layout, spool }));
+        }
+        let evaluation = evaluate(&subjects[0], subjects.get(1), self.texts, progress);
+        let removed = self.files.remove_dir_all(self.spool);
+        let evaluation = evaluation?;
+        removed.map_err(|e| CheckpointError::writing(self.spool, e))?;
+        let mut decode = [None; 2];
+        for (speed, model) in decode.iter_mut().zip(models) {
+            let loaded = Layout::with_margin(PROGRAM + model.spec().total_bytes());
+            if let Some(prompt) = prompt.filter(|_| limit.is_none_or(|limit| loaded <= limit)) {
+                *speed = speed_of(&Model::load(model)?, prompt)?;
+            }
+        }
+        let note =
+            "evaluated layer by layer: with all weights in memory it would take more than there may be";
+        Ok(Evaluated { evaluation, decode, notes: vec![note.to_owned()] })
+    }
+}
+
+/// Tokens that are decoded to measure speed.
+const DECODED: usize = 64;
+
+/// Tokens per second after the beginning of a prompt; none where there is none.
+fn speed_of(model: &Model, prompt: &[u32]) -> Result<Option<f64>, PipelineError> {
+    let prompt = &prompt[..prompt.len().min(16)];
+    if prompt.is_empty() {
+        return Ok(None);
+    }
+    let count = DECODED.min(model.spec().context.saturating_sub(prompt.len()));
+    Ok(Some(decode_speed(model, prompt, count)?))
+}
