@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR ?= $(MOEPRESS_CACHE)/target
 MOEPRESS = $(CARGO_TARGET_DIR)/release/moepress
 PYTHON = $(MOEPRESS_CACHE)/venv/bin/python3
 
-.PHONY: demo build test lint setup python clean
+.PHONY: demo build test lint setup python browser clean
 
 demo: build
 	@rm -rf out/demo
@@ -16,7 +16,7 @@ demo: build
 build: setup
 	cargo build --release --locked
 
-test: setup python lint
+test: setup python browser lint
 	PYTHON=$(PYTHON) sh tests/run.sh
 
 lint: setup
@@ -34,6 +34,10 @@ $(PYTHON):
 	@sh tests/setup.sh python3 python3-venv
 	python3 -m venv $(MOEPRESS_CACHE)/venv
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check numpy || { rm -rf $(MOEPRESS_CACHE)/venv; exit 1; }
+
+# To look at reports; the test says so where it cannot be had.
+browser:
+	-@sh tests/setup.sh chromium fonts-dejavu-core
 
 clean:
 	rm -rf $(CARGO_TARGET_DIR) out/demo

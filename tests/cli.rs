@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const COMMANDS: [&str; 7] = ["run", "plan", "stats", "inspect", "eval", "generate", "logits"];
+const COMMANDS: [&str; 10] =
+    ["init", "schema", "run", "plan", "stats", "inspect", "eval", "report", "generate", "logits"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -246,8 +247,8 @@ fn a_recipe_is_planned_run_and_judged() {
     let eval = moepress(&eval);
     assert_eq!(eval.status.code(), Some(0), "{}", String::from_utf8_lossy(&eval.stderr));
     let eval: Value = serde_json::from_slice(&eval.stdout).unwrap();
-    assert_eq!(eval["evaluation"]["overall"]["predictions"], 63);
-    assert!(eval["evaluation"]["overall"]["divergence"]["mean"].as_f64().unwrap() > 0.0);
+    assert_eq!(eval["evaluation"]["compact"]["overall"]["predictions"], 63);
+    assert!(eval["evaluation"]["compact"]["overall"]["divergence"]["mean"].as_f64().unwrap() > 0.0);
     assert_eq!(eval["gates"][0]["failed"], false);
 
     // Nothing is loaded that the manifest does not vouch for.

@@ -146,7 +146,7 @@ fn a_compact_checkpoint_evaluates_like_its_report_says() {
     arguments.extend(texts.iter().map(String::as_str));
     let found = json(&arguments);
     let compact = &report["evaluation"]["compact"];
-    assert_eq!(found["evaluation"]["overall"], compact["overall"]);
+    assert_eq!(found["evaluation"]["compact"]["overall"], compact["overall"]);
     // A flipped bit in any file is found before anything is computed.
     let shard = Path::new(&out).join("model-00003-of-00007.safetensors");
     let mut bytes = fs::read(&shard).unwrap();

@@ -88,7 +88,7 @@ impl Place {
         let text = word(self.path("evaluate.txt"));
         let eval = ["eval", &word(&out), "--text", &text, "--window", "48", "--windows", "2", "--against"];
         let eval = json(&[&eval[..], &[&word(self.path("model"))]].concat());
-        assert_eq!(&eval["evaluation"]["overall"], overall, "{name}");
+        assert_eq!(&eval["evaluation"]["compact"]["overall"], overall, "{name}");
         self.runs(&["generate", &word(&out), "--prompt", "The old house", "-n", "48"]);
     }
 

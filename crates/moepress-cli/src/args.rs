@@ -1,11 +1,12 @@
 //! The words of the command line.
 
-use crate::commands::{eval, generate, inspect, logits, plan, run, stats};
+use crate::commands::{eval, generate, init, inspect, logits, plan, report, run, schema, stats};
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use moepress_nn::Backend;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -33,15 +34,21 @@ Exit codes:
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
+    /// Also write progress to this file as it happens, one JSON document a line; it must not exist
+    #[arg(long, value_name = "FILE", global = true)]
+    pub events: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Init(init::Args),
+    Schema(schema::Args),
     Run(run::Args),
     Plan(plan::Args),
     Stats(stats::Args),
     Inspect(inspect::Args),
     Eval(eval::Args),
+    Report(report::Args),
     Generate(generate::Args),
     Logits(logits::Args),
 }

@@ -4,8 +4,8 @@
 
 mod args;
 mod commands;
+mod events;
 mod failure;
-mod gate;
 mod interrupt;
 mod new_file;
 mod output;
@@ -15,9 +15,10 @@ mod progress;
 
 use args::{Args, Unparsed};
 use commands::{Context, Ending};
+use events::Events;
 use failure::Failure;
 use interrupt::Interrupt;
-use moepress_checkpoint::OsFiles;
+use moepress_checkpoint::{Files, OsFiles};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,37 +29,47 @@ pub fn main() -> ExitCode {
     let json = words.iter().any(|word| word == "--json");
     let interrupt = match Interrupt::install() {
         Ok(interrupt) => interrupt,
-        Err(error) => return finish(Err(error), json),
+        Err(error) => return finish(Err(error), json, None),
     };
-    let context = Context { files: Arc::new(OsFiles), interrupt };
+    let command = words.get(1).map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let parsed = match args::parse(words) {
         Ok(parsed) => parsed,
         Err(Unparsed::Shown(code)) => return ExitCode::from(code),
-        Err(Unparsed::Wrong(failure)) => return finish(Err(failure), json),
+        Err(Unparsed::Wrong(failure)) => return finish(Err(failure), json, None),
     };
+    let files: Arc<dyn Files> = Arc::new(OsFiles);
+    let events = parsed.events.as_ref().map(|path| Events::create(files.as_ref(), path, &command));
+    let events = match events.transpose() {
+        Ok(events) => events,
+        Err(failure) => return finish(Err(failure), json, None),
+    };
+    let context = Context { files, interrupt, events };
     let result = panics::caught(|| run(parsed, &context));
-    finish(result.map_err(|failure| context.interrupt.blame(failure)), json)
+    finish(result.map_err(|failure| context.interrupt.blame(failure)), json, context.events.as_ref())
 }
 
 fn run(args: Args, context: &Context) -> Result<Ending, Failure> {
     match args.command {
+        args::Command::Init(args) => args.run(context),
+        args::Command::Schema(args) => args.run(context),
         args::Command::Run(args) => args.run(context),
         args::Command::Plan(args) => args.run(context),
         args::Command::Stats(args) => args.run(context),
         args::Command::Inspect(args) => args.run(context),
         args::Command::Eval(args) => args.run(context),
+        args::Command::Report(args) => args.run(context),
         args::Command::Generate(args) => args.run(context),
         args::Command::Logits(args) => args.run(context),
     }
 }
 
 /// Says what went wrong, if anything did, and turns it into an exit code.
-fn finish(result: Result<Ending, Failure>, json: bool) -> ExitCode {
-    match result {
-        Ok(Ending::Done) => ExitCode::SUCCESS,
+fn finish(result: Result<Ending, Failure>, json: bool, events: Option<&Events>) -> ExitCode {
+    let code = match &result {
+        Ok(Ending::Done) => 0,
         Ok(Ending::GatesFailed(lines)) => {
             lines.iter().for_each(|line| output::error(&format!("quality gate failed: {line}")));
-            ExitCode::from(failure::GATES_FAILED)
+            failure::GATES_FAILED
         }
         Err(failure) => {
             output::error(&failure.message);
@@ -66,7 +77,11 @@ fn finish(result: Result<Ending, Failure>, json: bool) -> ExitCode {
                 // Nothing is left to report a failure to.
                 let _ = output::json(&failure.document());
             }
-            ExitCode::from(failure.code())
+            failure.code()
         }
+    };
+    if let Some(events) = events {
+        events.end(code, result.as_ref().err());
     }
+    ExitCode::from(code)
 }

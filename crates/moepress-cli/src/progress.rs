@@ -1,9 +1,10 @@
 //! Progress on stderr: a bar on a terminal, elsewhere a plain line at most every ten seconds.
 
-use crate::interrupt::Interrupt;
+use crate::commands::Context;
 use crate::output::stderr;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use moepress_checkpoint::Progress;
+use serde_json::json;
 use std::io::{IsTerminal, stderr as stderr_stream};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// Shows progress until it is dropped.
 pub struct Shown<'a> {
-    interrupt: &'a Interrupt,
+    context: &'a Context,
     terminal: bool,
     phase: Mutex<Phase>,
 }
@@ -27,16 +28,19 @@ struct Phase {
 }
 
 impl<'a> Shown<'a> {
-    pub fn new(interrupt: &'a Interrupt) -> Self {
+    pub fn new(context: &'a Context) -> Self {
         let now = Instant::now();
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let phase = Phase { name: String::new(), done: 0, started: now, stepped: now, said: now, bar: None };
-        Self { interrupt, terminal: stderr_stream().is_terminal() && !dumb, phase: Mutex::new(phase) }
+        Self { context, terminal: stderr_stream().is_terminal() && !dumb, phase: Mutex::new(phase) }
     }
 }
 
 impl Progress for Shown<'_> {
     fn step(&self, name: &str, done: u64, total: u64) {
+        if let Some(events) = &self.context.events {
+            events.write(json!({"event": "step", "phase": name, "done": done, "total": total}));
+        }
         let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if phase.name != name || done <= phase.done {
@@ -61,6 +65,9 @@ impl Progress for Shown<'_> {
     }
 
     fn note(&self, line: &str) {
+        if let Some(events) = &self.context.events {
+            events.write(json!({"event": "note", "text": line}));
+        }
         let phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         let say = || stderr(&format!("note: {line}"));
         match &phase.bar {
@@ -70,7 +77,7 @@ impl Progress for Shown<'_> {
     }
 
     fn cancelled(&self) -> bool {
-        self.interrupt.came()
+        self.context.interrupt.came()
     }
 }
 

@@ -102,6 +102,36 @@ impl Divergence {
     }
 }
 
+/// By how much the plain mean over texts, which all count the same, is above the original's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Increase {
+    /// Mean over texts of `nll_increase`.
+    pub nll_increase: f64,
+    /// Its standard error.
+    pub nll_increase_stderr: f64,
+    /// exp(nll_increase): the geometric mean over texts of `ppl_ratio`.
+    pub ppl_ratio: f64,
+    /// Its standard error, to first order.
+    pub ppl_ratio_stderr: f64,
+}
+
+impl Increase {
+    /// Of at least one text.
+    pub(crate) fn mean_of(texts: &[Divergence]) -> Self {
+        let count = texts.len() as f64;
+        let nll_increase = texts.iter().map(|text| text.nll_increase).sum::<f64>() / count;
+        let squares: f64 = texts.iter().map(|text| text.nll_increase_stderr.powi(2)).sum();
+        let nll_increase_stderr = squares.sqrt() / count;
+        let ppl_ratio = nll_increase.exp();
+        Self {
+            nll_increase,
+            nll_increase_stderr,
+            ppl_ratio,
+            ppl_ratio_stderr: ppl_ratio * nll_increase_stderr,
+        }
+    }
+}
+
 /// How many tokens have a divergence in which range.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Histogram {
@@ -163,6 +193,9 @@ mod tests {
         // Differences ln 2, −ln 2, 0: variance ln²2 over n − 1.
         near(d.nll_increase_stderr, 2f64.ln() / 3f64.sqrt());
         near(d.ppl_ratio_stderr, 2f64.ln() / 3f64.sqrt());
+        let twice = Increase::mean_of(&[d, Divergence { nll_increase: 2f64.ln(), ..d }]);
+        near(twice.ppl_ratio, 2f64.sqrt());
+        near(twice.ppl_ratio_stderr, 2f64.sqrt() * 2f64.ln() / 6f64.sqrt());
         near(d.delta_p_mean, 0.0);
         near(d.delta_p_rms, (0.125f64 / 3.0).sqrt());
         near(d.delta_p_stderr, 0.25 / 3f64.sqrt());

@@ -1,6 +1,6 @@
 //! Texts through a model, in parallel.
 
-use crate::distance::{Histogram, Pairs};
+use crate::distance::{Histogram, Increase, Pairs};
 use crate::score::{Chunk, Scores, score};
 use crate::subject::Subject;
 use crate::{Divergence, EvalError, Likelihood};
@@ -46,6 +46,9 @@ pub struct Overall {
     /// How those divergences are spread.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub histogram: Option<Histogram>,
+    /// What the plain mean over texts is above the original's, when there is an original.
+    #[serde(flatten)]
+    pub increase: Option<Increase>,
 }
 
 /// What texts came to.
@@ -131,6 +134,8 @@ pub fn evaluate(
             text.divergence = Some(Divergence::new(&scores.pairs));
             all.append(scores.pairs);
         }
+        let of_texts: Vec<_> = evaluation.texts.iter().filter_map(|text| text.divergence).collect();
+        evaluation.overall.increase = Some(Increase::mean_of(&of_texts));
         evaluation.overall.divergence = Some(Divergence::new(&all));
         evaluation.overall.histogram = Some(Histogram::new(&all.divergences));
     }
@@ -152,6 +157,7 @@ fn collect(texts: &[Text], losses: &[&[f64]]) -> Evaluation {
         by_token: Likelihood::new(&losses.concat(), all),
         divergence: None,
         histogram: None,
+        increase: None,
     };
     Evaluation { overall, texts, tokens_per_second: 0.0, original: None }
 }

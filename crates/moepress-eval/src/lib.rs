@@ -8,7 +8,7 @@ mod score;
 mod speed;
 mod subject;
 
-pub use distance::{Divergence, Histogram};
+pub use distance::{Divergence, Histogram, Increase};
 pub use error::EvalError;
 pub use evaluate::{Evaluation, Overall, Text, TextScore, evaluate};
 pub use likelihood::Likelihood;

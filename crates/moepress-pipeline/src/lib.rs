@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+mod clock;
 mod edited;
 mod error;
 mod evaluate;
@@ -16,17 +17,23 @@ mod report;
 mod rounded;
 mod routing;
 mod run;
+mod schema;
 mod stats;
 mod texts;
 mod write;
 
+pub use clock::Clock;
 pub use edited::Edited;
 pub use error::PipelineError;
 pub use evaluate::{Evaluate, Evaluated};
 pub use layers::{ExpertReport, LayerReport};
 pub use plan::{Plan, PlannedStage, SizeOf, Sizes, plan};
-pub use report::{CalibrationReport, Comparison, Report, Seconds, StageReport, UnderMeasuredReport};
+pub use report::{
+    CalibrationReport, Comparison, LossReport, PhaseReport, Report, SCHEMA_VERSION, Seconds, StageReport,
+    UnderMeasuredReport, Verdict,
+};
 pub use routing::{PairReport, RoutingReport, RunReport, SuccessionReport};
-pub use run::{Outcome, Render, Run, run};
+pub use run::{Judge, Outcome, Render, Run, run};
+pub use schema::recipe_schema;
 pub use stats::{Measure, Shard, StatisticsFile, StatisticsHeader, measure, merge};
 pub use texts::{TextReport, TextSet, TextsReport, load_texts};

@@ -26,7 +26,7 @@ pub struct SizeOf {
 }
 
 /// The size of a model.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Sizes {
     /// All tensors.
     #[serde(flatten)]

@@ -1,5 +1,6 @@
 //! What a run did, for people and programs. The only part of an output that may differ between runs.
 
+use crate::PipelineError;
 use crate::layers::LayerReport;
 use crate::plan::Sizes;
 use crate::routing::RoutingReport;
@@ -7,20 +8,27 @@ use crate::texts::TextsReport;
 use moepress_eval::Evaluation;
 use serde::Serialize;
 
+/// The version of [`Report`]; what is added to it leaves the version alone, see `docs/report.md`.
+pub const SCHEMA_VERSION: u32 = 1;
+
 /// The whole story of a run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
     /// Version of this structure.
     pub schema_version: u32,
     /// Version of moepress.
     pub moepress: &'static str,
-    /// Directory of the original, as given.
+    /// What was done: `run` or `eval`.
+    pub command: &'static str,
+    /// Directory of the original, as given; of `eval`, of the model that was evaluated.
     pub model: String,
+    /// What `eval` compared it with, as given: a directory, or a file of `--save-base`.
+    pub against: Option<String>,
     /// Its family.
     pub family: String,
-    /// Size of the original.
+    /// Size of the original; where `eval` had none to look at, the same as `after`.
     pub before: Sizes,
-    /// Size of the result.
+    /// Size of the result; of `eval`, of the model that was evaluated.
     pub after: Sizes,
     /// What was decided for the user before any stage, such as a text with fewer windows than asked for.
     pub notes: Vec<String>,
@@ -36,8 +44,14 @@ pub struct Report {
     pub calibration: Option<CalibrationReport>,
     /// Quality of the result beside the original, when the recipe asks for it.
     pub evaluation: Option<Comparison>,
+    /// Increases of the loss that decisions were taken by, where a stage predicts any.
+    pub losses: Vec<LossReport>,
+    /// What the quality gates came to.
+    pub gates: Vec<Verdict>,
     /// Wall time.
     pub seconds: Seconds,
+    /// Time and memory of every phase, in the order they happened.
+    pub phases: Vec<PhaseReport>,
     /// Threads.
     pub threads: usize,
     /// Predicted and actual peak of resident memory in bytes; the actual one where the system tells.
@@ -46,8 +60,67 @@ pub struct Report {
     pub spool_bytes: u64,
     /// See above.
     pub peak_memory_bytes: Option<u64>,
-    /// The recipe as resolved, YAML.
+    /// The recipe as resolved, YAML; empty for `eval`.
     pub recipe: String,
+}
+
+impl Report {
+    /// The bytes of `report.json`.
+    ///
+    /// # Errors
+    /// A figure is no JSON.
+    pub fn json(&self) -> Result<Vec<u8>, PipelineError> {
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| PipelineError::Report(e.to_string()))?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+}
+
+/// A prediction that a stage decided by, and what came of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LossReport {
+    /// What it is of.
+    pub what: String,
+    /// Predicted increase of the negative log-likelihood, nats per token.
+    pub predicted: f64,
+    /// The increase that was measured, when it was.
+    pub measured: Option<f64>,
+}
+
+/// What a quality gate came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Verdict {
+    /// The condition as written, under which the command fails.
+    pub gate: String,
+    /// The value measured.
+    pub value: Option<f64>,
+    /// What it was held against.
+    pub bound: Option<f64>,
+    /// Whether the condition holds, or could not be judged.
+    pub failed: bool,
+}
+
+impl Verdict {
+    /// The line about a gate that failed.
+    pub fn line(&self) -> Option<String> {
+        let words = match (self.value, self.bound) {
+            (None, _) => "not measured".to_owned(),
+            (Some(value), None) => format!("measured {value}, no bound"),
+            (Some(value), Some(bound)) => format!("measured {value}, bound {bound}"),
+        };
+        self.failed.then(|| format!("{} ({words})", self.gate))
+    }
+}
+
+/// Time and memory of a phase.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PhaseReport {
+    /// What was done.
+    pub what: String,
+    /// Wall time in seconds.
+    pub seconds: f64,
+    /// Peak of resident memory from the start to its end, in bytes, where the system tells.
+    pub peak_memory_bytes: Option<u64>,
 }
 
 /// What one stage did.
@@ -82,6 +155,8 @@ pub struct CalibrationReport {
     pub min_tokens: usize,
     /// What became of those: `rank`, `keep` or `prune`, `error` where there were none.
     pub below_min_tokens: &'static str,
+    /// Share of the experts that at least one token reached; none when routing was not seen.
+    pub coverage: Option<f64>,
     /// Those of the first sweep; notes of stages name those of later ones.
     pub under_measured: Vec<UnderMeasuredReport>,
 }
@@ -100,13 +175,14 @@ pub struct UnderMeasuredReport {
 /// The result beside the original.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// The original on the evaluation text.
-    pub original: Evaluation,
+    /// The original on the evaluation text; none where `eval` had none.
+    pub original: Option<Evaluation>,
     /// The result on it, with its divergence from the original.
     pub compact: Evaluation,
     /// What was taken of every file of text.
     pub sampling: TextsReport,
-    /// Greedy decoding, one sequence: tokens per second of the original; none when it does not fit into memory.
+    /// Greedy decoding, one sequence: tokens per second of the original; of a `run`, and none when it does not fit
+    /// into memory.
     pub original_decode_tokens_per_second: Option<f64>,
     /// The same of the result.
     pub compact_decode_tokens_per_second: Option<f64>,

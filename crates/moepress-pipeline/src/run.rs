@@ -1,13 +1,16 @@
 //! Carrying a recipe out.
 
 use crate::PipelineError;
+use crate::clock::Clock;
 use crate::edited::Edited;
 use crate::evaluate::{Evaluate, Evaluated};
 use crate::idle::idle_experts;
 use crate::layers::layers;
 use crate::memory::allowed;
 use crate::plan::{Plan, Sizes, description, plan_with, unedited_needs};
-use crate::report::{CalibrationReport, Comparison, Report, Seconds, StageReport, UnderMeasuredReport};
+use crate::report::{
+    CalibrationReport, Comparison, Report, SCHEMA_VERSION, Seconds, StageReport, UnderMeasuredReport, Verdict,
+};
 use crate::routing::{RoutingReport, routing};
 use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows, text_of_windows};
 use crate::texts::{TextSet, load_texts};
@@ -20,11 +23,9 @@ use moepress_recipe::{Coverage, Recipe};
 use moepress_stages::{Evidence, Stage, UnderMeasured, check_coverage};
 use moepress_stats::{Need, Needs, Of, Quantity, RoundingCosts, Statistics};
 use moepress_text::Tokenizer;
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// A recipe to carry out.
 pub struct Run<'a> {
@@ -40,9 +41,14 @@ pub struct Run<'a> {
     pub statistics_from: Option<&'a Path>,
     /// Where calibration computes; everything else runs on the CPU.
     pub device: Device,
+    /// What the quality gates say about the report, which has no verdicts yet.
+    pub judge: Judge<'a>,
     /// Turns the report into files beside it: name and contents.
     pub render: Render<'a>,
 }
+
+/// From a report to what the quality gates say about it.
+pub type Judge<'a> = &'a dyn Fn(&Report) -> Vec<Verdict>;
 
 /// From a report to the files that show it: names and contents.
 pub type Render<'a> = &'a dyn Fn(&Report) -> Vec<(String, Vec<u8>)>;
@@ -60,7 +66,7 @@ pub struct Outcome {
 /// # Errors
 /// Whatever ends it; the output directory is then absent.
 pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineError> {
-    let started = Instant::now();
+    let mut clock = Clock::start();
     let mut seconds = Seconds::default();
     let checkpoint = Checkpoint::open(job.files, &job.recipe.model)?;
     let (plan, stages) = plan_with(job.recipe, &checkpoint, job.statistics_from.is_some())?;
@@ -77,7 +83,7 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
             Wanted { spec: checkpoint.spec(), model: &model, windows: &windows, texts: &of_windows, needs };
         texts.given = Some(Given::read(job.files.as_ref(), path, &wanted)?);
     }
-    seconds.text = started.elapsed().as_secs_f64();
+    seconds.text = clock.lap("read text and headers");
 
     let mut edited = Edited::new(&checkpoint);
     edited.push(plan.first.clone())?;
@@ -91,18 +97,19 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     let spool = Spool { files: job.files.clone(), dir: writer.staging().join("spool") };
     let memory = allowed(job.recipe.limits.memory);
     let means = Means { device: job.device.clone(), memory, spool: Some(spool) };
-    let mut measured = decide(&means, &mut edited, &plan, &stages, &texts, progress, &mut seconds)?;
+    let mut measured = decide(&means, &mut edited, &plan, &stages, &texts, progress, &mut clock)?;
+    (seconds.measure, seconds.decide) = (measured.seconds[0], measured.seconds[1]);
     for note in measured.notes.iter().chain(measured.stages.iter().flat_map(|stage| &stage.notes)) {
         progress.note(note);
     }
-    let at = Instant::now();
     let routing_after = match texts.calibration.as_ref().filter(|_| job.recipe.describe) {
         Some(set) => routing(edited.spec(), &sweep_set(&edited, set, &description(), &means, progress)?),
         None => vec![],
     };
-    seconds.measure += at.elapsed().as_secs_f64();
+    if job.recipe.describe {
+        seconds.measure += clock.lap("describe the result");
+    }
 
-    let at = Instant::now();
     let windows = texts.calibration.as_ref().map(all_windows).unwrap_or_default();
     let said = write(&mut writer, &edited, &windows, &means, progress)?;
     said.iter().for_each(|note| progress.note(note));
@@ -124,9 +131,8 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     writer.write_file("edits.json", &lines(edited.edits())?)?;
     writer.write_manifest(edited.spec(), inputs, &recipe)?;
     let written = writer.sized(edited.spec());
-    seconds.write = at.elapsed().as_secs_f64();
+    seconds.write = clock.lap("apply and write");
 
-    let at = Instant::now();
     let evaluation = match &texts.evaluation {
         Some(set) => Some(compare(job, &checkpoint, writer.staging(), set, progress)?),
         None => None,
@@ -135,13 +141,17 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
     let on_the_way = on_the_way.unwrap_or_default();
     on_the_way.iter().for_each(|note| progress.note(note));
     let notes = plan.notes.iter().chain(texts.notes()).chain(&measured.notes).chain(&on_the_way);
-    seconds.evaluate = at.elapsed().as_secs_f64();
-    seconds.total = started.elapsed().as_secs_f64();
+    if evaluation.is_some() {
+        seconds.evaluate = clock.lap("evaluate");
+    }
+    seconds.total = clock.total();
 
-    let report = Report {
-        schema_version: 1,
+    let mut report = Report {
+        schema_version: SCHEMA_VERSION,
         moepress: env!("CARGO_PKG_VERSION"),
+        command: "run",
         model: job.model_name.to_owned(),
+        against: None,
         family: plan.family.clone(),
         before: plan.before.clone(),
         after: Sizes::of(&written),
@@ -156,14 +166,18 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
             texts.calibration.as_ref().map(of)
         }),
         evaluation,
+        losses: vec![],
+        gates: vec![],
         seconds,
+        phases: clock.phases(),
         threads: rayon::current_num_threads(),
         predicted_peak_memory_bytes: plan.peak_memory_bytes,
         spool_bytes: plan.spool_bytes,
         peak_memory_bytes: peak_memory(),
         recipe,
     };
-    writer.write_file("report.json", &json(&report)?)?;
+    report.gates = (job.judge)(&report);
+    writer.write_file("report.json", &report.json()?)?;
     for (name, bytes) in (job.render)(&report) {
         writer.write_file(&name, &bytes)?;
     }
@@ -221,6 +235,8 @@ struct Measured {
     /// Of the original.
     routing: Vec<RoutingReport>,
     last: Option<Sweep>,
+    /// Spent on measuring and on deciding.
+    seconds: [f64; 2],
 }
 
 /// The last sweep.
@@ -247,12 +263,13 @@ fn decide(
     stages: &[Box<dyn Stage>],
     texts: &Texts,
     progress: &dyn Progress,
-    seconds: &mut Seconds,
+    clock: &mut Clock,
 ) -> Result<Measured, PipelineError> {
     let mut stats = Statistics::default();
     let mut measured = Measured::default();
     for (stage, needs) in stages.iter().zip(&plan.needs) {
-        let at = Instant::now();
+        let name = stage.describe();
+        let name = name.split(':').next().unwrap_or_default();
         if let (Some(needs), Some(set)) = (needs, &texts.calibration) {
             let given = texts.given.as_ref().filter(|_| measured.calibration.is_none());
             stats = match given {
@@ -284,11 +301,10 @@ fn decide(
             costs.ladders = ladders(edited, &stats, need, progress)?;
         }
         let weights = weight_statistics(edited, &needs.weights, progress)?;
-        seconds.measure += at.elapsed().as_secs_f64();
+        measured.seconds[0] += clock.lap(format!("measure for {name}"));
         if progress.cancelled() {
             return Err(PipelineError::Cancelled);
         }
-        let at = Instant::now();
         let (spec, coverage) = (edited.spec(), plan.coverage);
         let evidence =
             Evidence { spec, stats: &stats, costs: &costs, weights: &weights, texts: &plan.texts, coverage };
@@ -296,7 +312,7 @@ fn decide(
         decision.edits.iter().for_each(|edit| stats.follow(edit));
         let edits = decision.edits.len();
         edited.push(decision.edits)?;
-        seconds.decide += at.elapsed().as_secs_f64();
+        measured.seconds[1] += clock.lap(format!("decide {name}"));
         let after = Sizes::of(edited.spec());
         measured.stages.push(StageReport { what: stage.describe(), edits, notes: decision.notes, after });
     }
@@ -345,8 +361,16 @@ fn calibration(
         unreached: unreached.map(|&(layer, expert, _)| (layer, expert)).collect(),
         min_tokens: coverage.min_tokens,
         below_min_tokens: coverage.below.word(),
+        coverage: reached(stats),
         under_measured: under_measured.iter().map(listed).collect(),
     }
+}
+
+/// The share of experts that at least one token reached, where routing was seen.
+fn reached(stats: &Statistics) -> Option<f64> {
+    let counts: Vec<f64> = routed(stats).flat_map(|(_, tokens)| tokens.iter().copied()).collect();
+    let reached = counts.iter().filter(|&&tokens| tokens > 0.0).count();
+    (!counts.is_empty()).then(|| reached as f64 / counts.len() as f64)
 }
 
 /// Evaluates what was written beside the original.
@@ -370,13 +394,11 @@ fn compare(
     let prompt = set.texts.first().and_then(|text| text.windows.first());
     let Evaluated { mut evaluation, decode, notes } =
         evaluation.run(prompt.map(|window| &window.ids[..]), progress)?;
-    let missing = || PipelineError::Report("the original was not evaluated".to_owned());
-    let original = evaluation.original.take().ok_or_else(missing)?;
     let comparison = Comparison {
         sampling: set.report.clone(),
         original_decode_tokens_per_second: decode[1],
         compact_decode_tokens_per_second: decode[0],
-        original: *original,
+        original: evaluation.original.take().map(|original| *original),
         compact: evaluation,
     };
     Ok((comparison, notes))
@@ -387,10 +409,4 @@ pub(crate) fn lines(edits: &[Edit]) -> Result<Vec<u8>, PipelineError> {
     let line = |edit| serde_json::to_string(edit).map_err(|e| PipelineError::Report(e.to_string()));
     let lines = edits.iter().map(line).collect::<Result<Vec<_>, _>>()?;
     Ok(format!("[\n{}\n]\n", lines.join(",\n")).into_bytes())
-}
-
-fn json(value: &impl Serialize) -> Result<Vec<u8>, PipelineError> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| PipelineError::Report(e.to_string()))?;
-    bytes.push(b'\n');
-    Ok(bytes)
 }

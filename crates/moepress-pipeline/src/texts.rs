@@ -97,7 +97,6 @@ pub fn load_texts(
                 path.display()
             ));
         }
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         // Two folders may hold files of one name.
         let repeats = set
@@ -118,7 +117,7 @@ pub fn load_texts(
             bytes: cut.windows.iter().map(|window| window.bytes).sum(),
             documents: cut.documents,
         });
-        set.texts.push(Text { name: stem, windows: cut.windows });
+        set.texts.push(Text { name: file.name(), windows: cut.windows });
     }
     Ok(set)
 }

@@ -13,6 +13,7 @@
 //!   - prune_atoms: {method: heapr, ratio: 0.25}
 //!   - quantize: {format: int4, group: 64}
 //! evaluate: {files: [held_out.txt], window: 256, windows: 24}
+//! gates: {fail_if: ["ppl_ratio > 1.03"]} # the result is written all the same, and the command fails
 //! output: out/small                      # relative to the current directory
 //! ```
 
@@ -23,6 +24,7 @@ mod locate;
 mod params;
 mod path;
 mod recipe;
+mod schema;
 mod set;
 mod size;
 mod source;
@@ -35,6 +37,7 @@ pub use coverage::{BelowMinTokens, Coverage};
 pub use error::{RecipeError, unknown_word};
 pub use guard::MAX_BYTES;
 pub use params::Params;
-pub use recipe::{Limits, Mtp, Recipe, StageSpec, parse};
+pub use recipe::{Gates, Limits, Mtp, Recipe, StageSpec, parse};
+pub use schema::{schema, stage_schema};
 pub use size::size_in_bytes;
 pub use texts::{Bos, Protocol, TextFile, TextForm, TextSpec};

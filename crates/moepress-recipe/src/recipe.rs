@@ -15,8 +15,8 @@ use crate::source::Source;
 use crate::texts::TextSpec;
 use crate::tree;
 
-pub(crate) const KEYS: [&str; 8] =
-    ["version", "model", "mtp", "calibration", "limits", "stages", "evaluate", "output"];
+pub(crate) const KEYS: [&str; 9] =
+    ["version", "model", "mtp", "calibration", "limits", "stages", "evaluate", "gates", "output"];
 
 /// The key of `calibration` that asks for a description of routing.
 const DESCRIBE: &str = "describe";
@@ -40,6 +40,8 @@ pub struct Recipe {
     pub stages: Vec<StageSpec>,
     /// The text that the result is compared with the original on.
     pub evaluate: Option<TextSpec>,
+    /// Conditions under which the result is not good enough; no part of what comes out.
+    pub gates: Gates,
     /// Where to write, relative to the current directory; `--out` goes before it.
     pub output: Option<PathBuf>,
     resolved: String,
@@ -67,6 +69,15 @@ pub enum Mtp {
 pub struct Limits {
     /// Most resident memory of the process, in bytes.
     pub memory: Option<u64>,
+}
+
+/// Conditions under which a result is not good enough.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gates {
+    /// The conditions as written; what they mean is checked by whoever judges them.
+    pub fail_if: Vec<String>,
+    /// A stored report that they compare with.
+    pub baseline: Option<PathBuf>,
 }
 
 /// One stage, not yet matched with what stages there are.
@@ -125,8 +136,14 @@ pub fn parse(text: &str, file: &FilePath, overrides: &[String]) -> Result<Recipe
         let message = "a recipe is a mapping with the keys version, model and stages".into();
         return Err(source.error_at(None, &Path::default(), message));
     };
-    let top = Params { path: Path::default(), map: Arc::new(map), source: Arc::new(source) };
+    let top = Params { path: Path::default(), map: Arc::new(map), source: Arc::new(source), rehearsal: None };
     read(&top, file.parent().unwrap_or(FilePath::new("")))
+}
+
+/// Asks for everything that a recipe may have.
+pub(crate) fn rehearse(top: &Params) {
+    // What it comes to does not matter.
+    let _ = read(top, FilePath::new(""));
 }
 
 fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
@@ -166,6 +183,14 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         .collect::<Result<Vec<_>, _>>()?;
     let evaluate = top.mapping("evaluate")?;
     let evaluate = evaluate.map(|p| TextSpec::read(&p, true, folder, &["protocol", "stride"])).transpose()?;
+    let gates = match top.mapping("gates")? {
+        None => Gates::default(),
+        Some(params) => {
+            params.only(&["fail_if", "baseline"])?;
+            let baseline = if params.has("baseline") { Some(params.text("baseline", None)?) } else { None };
+            Gates { fail_if: params.texts("fail_if")?, baseline: baseline.map(|path| folder.join(path)) }
+        }
+    };
     let output = if top.has("output") { Some(top.text("output", None)?.into()) } else { None };
 
     let mut resolved = Mapping::new();
@@ -194,6 +219,7 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
         describe,
         stages,
         evaluate: evaluate.map(|(texts, _)| texts),
+        gates,
         output,
         resolved,
         top: top.clone(),
@@ -224,10 +250,7 @@ fn stage(top: &Params, index: usize, value: &Value) -> Result<StageSpec, RecipeE
         Value::Mapping(map) => map.clone(),
         _ => return Err(top.source.error(&path, "the parameters of a stage are a mapping: `{key: value}`")),
     };
-    Ok(StageSpec {
-        name: name.into(),
-        params: Params { path, map: Arc::new(map), source: Arc::clone(&top.source) },
-    })
+    Ok(StageSpec { name: name.into(), params: Params { path, map: Arc::new(map), ..top.clone() } })
 }
 
 fn written(stage: &StageSpec) -> Value {

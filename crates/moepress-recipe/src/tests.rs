@@ -214,7 +214,7 @@ fn refuses_wrong_recipes() {
         (
             "version: 1\nmodell: m\n",
             "recipes/r.yaml:2:1: modell: unknown key `modell`; did you mean `model`? \
-             (known: version, model, mtp, calibration, limits, stages, evaluate, output)",
+             (known: version, model, mtp, calibration, limits, stages, evaluate, gates, output)",
         ),
         ("version: 1\nmodel: m\nmodel: n\n", "recipes/r.yaml:3:1: model: is given twice"),
         ("version: 1\nmodel: m\n", "recipes/r.yaml: stages: is missing"),
@@ -294,7 +294,7 @@ fn set_errors_name_the_argument() {
         (
             twice,
             "modle=1",
-            "unknown key or stage `modle`; did you mean `model`? (known: version, model, mtp, calibration, limits, stages, evaluate, output, s)",
+            "unknown key or stage `modle`; did you mean `model`? (known: version, model, mtp, calibration, limits, stages, evaluate, gates, output, s)",
         ),
         (twice, "model", "write --set PATH=VALUE"),
         (twice, "model=", "model: has no value"),

@@ -132,6 +132,11 @@ impl TextFile {
         Self { path, form, weight: 1.0 }
     }
 
+    /// What it is called in results.
+    pub fn name(&self) -> String {
+        self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// Windows of this file when one of weight 1 has `windows`.
     pub fn windows(&self, windows: usize) -> usize {
         if windows == TextSpec::ALL {

@@ -5,14 +5,19 @@
 
 #![warn(missing_docs)]
 
+mod difference;
+mod gates;
 mod html;
 mod markdown;
 #[cfg(test)]
 mod sample;
+mod story;
 mod summary;
 mod tables;
 mod units;
 
+pub use difference::{Changed, MetricChange, difference};
+pub use gates::{Available, Gate, METRICS, Metric, Needs, junit};
 pub use html::html;
 pub use markdown::markdown;
 pub use summary::summary;

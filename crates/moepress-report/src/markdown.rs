@@ -1,5 +1,6 @@
 //! The report as a text for wikis and pull requests.
 
+use crate::story::story;
 use crate::tables::{self, Table};
 use crate::units::{bytes, count, fixed};
 use moepress_pipeline::Report;
@@ -7,20 +8,33 @@ use moepress_pipeline::Report;
 /// The report as Markdown (CommonMark with tables).
 pub fn markdown(report: &Report) -> String {
     let mut text = format!("# {}\n\n", escape(&tables::headline(report)));
+    let done = if report.command == "run" { "compressed" } else { "evaluated" };
     text += &format!(
-        "{} ({}), compressed by moepress {}.\n",
+        "{} ({}), {done} by moepress {}{}.\n",
         escape(&report.model),
         escape(&report.family),
-        report.moepress
+        report.moepress,
+        report.against.iter().map(|against| format!(", beside {}", escape(against))).collect::<String>(),
     );
+    for (question, answer) in story(report) {
+        text += &format!("\n**{question}** {}\n", escape(&answer));
+    }
+    if let Some(gates) = tables::gates(report) {
+        text += &section("Quality gates", &table(&gates));
+    }
     text += &section("Size", &table(&tables::sizes(report)));
     if let Some(comparison) = &report.evaluation {
-        text += &section("Perplexity", &table(&tables::perplexity(comparison)));
+        let protocol = format!("\n{}.\n", escape(&tables::protocol_in_words(&comparison.sampling)));
+        text += &section("Perplexity", &(table(&tables::perplexity(comparison)) + &protocol));
         if let Some(divergence) = tables::divergence(comparison) {
             let heading = "Kullback-Leibler divergence from the original, nats per token";
             text += &section(heading, &table(&divergence));
         }
+        text += &section("Evaluated on", &table(&tables::files(&comparison.sampling)));
         text += &section("Speed", &table(&tables::speed(comparison)));
+    }
+    if let Some(losses) = tables::losses(report) {
+        text += &section("Predicted and measured loss", &table(&losses));
     }
     text += &section("Stages", &stages(report));
     if !report.layers.is_empty() {
@@ -29,15 +43,16 @@ pub fn markdown(report: &Report) -> String {
     if let Some(routing) = tables::routing(report) {
         text += &section("Routing", &format!("{}\n{}.\n", table(&routing), tables::ROUTING));
     }
+    let listed = |rows: Vec<(&'static str, String)>| -> String {
+        rows.iter().map(|(name, value)| format!("- {name}: {}\n", escape(value))).collect()
+    };
     let calibration = tables::calibration(report);
     if !calibration.is_empty() {
-        let lines: String =
-            calibration.iter().map(|(name, value)| format!("- {name}: {}\n", escape(value))).collect();
-        text += &section("Calibration", &lines);
+        text += &section("Calibration", &listed(calibration));
     }
-    let resources = [tables::timings(report), tables::memory_use(report)].map(|t| table(&t)).join("\n");
-    text += &section(&format!("Time and memory, {} threads", report.threads), &resources);
-    text + &section("Recipe", &fenced(&report.recipe))
+    let resources = table(&tables::phases(report)) + "\n" + &listed(tables::resources(report));
+    text += &section("Time and memory", &resources);
+    if report.recipe.is_empty() { text } else { text + &section("Recipe", &fenced(&report.recipe)) }
 }
 
 fn stages(report: &Report) -> String {

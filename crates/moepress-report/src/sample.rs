@@ -1,9 +1,10 @@
 //! Reports for tests.
 
-use moepress_eval::{Divergence, Evaluation, Histogram, Likelihood, Overall, TextScore};
+use moepress_eval::{Divergence, Evaluation, Histogram, Increase, Likelihood, Overall, TextScore};
 use moepress_pipeline::{
-    CalibrationReport, Comparison, ExpertReport, LayerReport, PairReport, Report, RoutingReport, RunReport,
-    Seconds, SizeOf, Sizes, StageReport, SuccessionReport, TextReport, TextsReport, UnderMeasuredReport,
+    CalibrationReport, Comparison, ExpertReport, LayerReport, LossReport, PairReport, PhaseReport, Report,
+    RoutingReport, RunReport, Seconds, SizeOf, Sizes, StageReport, SuccessionReport, TextReport, TextsReport,
+    UnderMeasuredReport, Verdict,
 };
 
 const TEXTS: [&str; 3] = ["novel", "drama", "code"];
@@ -22,7 +23,9 @@ pub(crate) fn plain() -> Report {
     Report {
         schema_version: 1,
         moepress: "0.1.0",
+        command: "run",
         model: "models/sample-moe".to_owned(),
+        against: None,
         family: "qwen3_moe".to_owned(),
         stages: vec![
             stage(
@@ -39,6 +42,15 @@ pub(crate) fn plain() -> Report {
         routing_after: vec![],
         calibration: None,
         evaluation: None,
+        losses: vec![],
+        gates: vec![],
+        phases: [("read text and headers", 0.3), ("measure for prune_atoms", 8.4), ("apply and write", 0.6)]
+            .map(|(what, seconds)| PhaseReport {
+                what: what.to_owned(),
+                seconds,
+                peak_memory_bytes: Some(200 << 20),
+            })
+            .to_vec(),
         seconds: Seconds { text: 0.3, measure: 8.4, decide: 0.05, write: 0.6, evaluate: 12.5, total: 21.85 },
         threads: 2,
         predicted_peak_memory_bytes: 250 << 20,
@@ -61,17 +73,26 @@ pub(crate) fn evaluated() -> Report {
         unreached: vec![(1, 3), (1, 8), (3, 13)],
         min_tokens: 1,
         below_min_tokens: "rank",
+        coverage: Some(0.9375),
         under_measured: [(1, 3), (1, 8), (3, 13)]
             .map(|(layer, expert)| UnderMeasuredReport { layer, expert, tokens: 0 })
             .to_vec(),
     };
     let evaluation = Comparison {
         sampling: sampling(),
-        original: evaluation(0.0, None),
+        original: Some(evaluation(0.0, None)),
         compact: evaluation(0.055, Some(divergence())),
         original_decode_tokens_per_second: Some(812.4),
         compact_decode_tokens_per_second: Some(1204.0),
     };
+    let losses = vec![LossReport { what: "prune_atoms".to_owned(), predicted: 0.031, measured: Some(0.035) }];
+    let verdict = |gate: &str, value, bound, failed| Verdict {
+        gate: gate.to_owned(),
+        value: Some(value),
+        bound: Some(bound),
+        failed,
+    };
+    let gates = vec![verdict("kld_mean>0.1", 0.0412, 0.1, false), verdict("top1<0.95", 0.912, 0.95, true)];
     let layers = (1..4).map(|index| layer(index, true)).collect();
     let routing: Vec<_> = (1..4).map(routing).collect();
     let routing_after =
@@ -80,6 +101,8 @@ pub(crate) fn evaluated() -> Report {
         calibration: Some(calibration),
         evaluation: Some(evaluation),
         layers,
+        losses,
+        gates,
         routing,
         routing_after,
         ..plain()
@@ -98,7 +121,11 @@ pub(crate) fn hostile() -> Report {
     report.stages[0].notes = vec![ATTACK.to_owned()];
     report.calibration.iter_mut().for_each(|c| c.texts = vec![ATTACK.to_owned()]);
     report.calibration.iter_mut().for_each(|c| c.sampling.files[0].file = ATTACK.to_owned());
-    for evaluation in report.evaluation.iter_mut().flat_map(|c| [&mut c.original, &mut c.compact]) {
+    report.gates[0].gate = ATTACK.to_owned();
+    report.losses[0].what = ATTACK.to_owned();
+    report.phases[0].what = ATTACK.to_owned();
+    for evaluation in report.evaluation.iter_mut().flat_map(|c| c.original.iter_mut().chain([&mut c.compact]))
+    {
         evaluation.texts.iter_mut().for_each(|text| text.name = ATTACK.to_owned());
     }
     report
@@ -173,11 +200,18 @@ fn evaluation(worse: f64, divergence: Option<Divergence>) -> Evaluation {
         divergence,
     };
     let texts = TEXTS.into_iter().zip([3.41, 3.72, 2.05]).map(text).collect();
+    let increase = divergence.map(|_| Increase {
+        nll_increase: 0.055,
+        nll_increase_stderr: 0.002,
+        ppl_ratio: 1.0565,
+        ppl_ratio_stderr: 0.0021,
+    });
     let histogram = divergence.map(|_| Histogram {
         bounds: (-24..=4).map(|quarter| 10f64.powf(f64::from(quarter) / 4.0)).collect(),
         counts: (0..30).map(|i: i32| (4000 / (1 + (i - 18) * (i - 18))) as usize).collect(),
     });
-    let overall = Overall { likelihood: likelihood(3.33), by_token: likelihood(3.35), divergence, histogram };
+    let overall =
+        Overall { likelihood: likelihood(3.33), by_token: likelihood(3.35), divergence, histogram, increase };
     Evaluation { overall, texts, tokens_per_second: 4100.0, original: None }
 }
 

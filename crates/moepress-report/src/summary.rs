@@ -1,5 +1,6 @@
 //! The one table at the end of a run.
 
+use crate::tables;
 use crate::units::{bytes, change, count, fixed, percent, times};
 use moepress_pipeline::{Comparison, Report};
 use std::path::Path;
@@ -37,13 +38,15 @@ pub fn summary(report: &Report, out: &Path) -> String {
 
 fn quality(comparison: &Comparison) -> String {
     let Comparison { original, compact, .. } = comparison;
-    let texts =
-        original.texts.iter().zip(&compact.texts).map(|(a, b)| (a.name.as_str(), a.likelihood, b.likelihood));
-    let overall = ("all texts", original.overall.likelihood, compact.overall.likelihood);
     let mut text = "\nperplexity (lower is better)\n".to_owned();
-    for (name, a, b) in texts.chain([overall]) {
-        let [a, b] = [a.perplexity, b.perplexity];
-        text += &row(&format!("  {name}"), [fixed(a, 2), fixed(b, 2), change(a, b)]);
+    for (name, a, b) in tables::beside(original.as_ref(), compact) {
+        let b = b.perplexity;
+        text += &match a {
+            Some(a) => {
+                row(&format!("  {name}"), [fixed(a.perplexity, 2), fixed(b, 2), change(a.perplexity, b)])
+            }
+            None => row(&format!("  {name}"), [String::new(), fixed(b, 2), String::new()]),
+        };
     }
     if let Some(divergence) = compact.overall.divergence {
         text += "\npredictions beside the original's\n";
@@ -54,18 +57,12 @@ fn quality(comparison: &Comparison) -> String {
 }
 
 fn speed(comparison: &Comparison) -> String {
-    let Comparison { original, compact, .. } = comparison;
-    let decode = [comparison.original_decode_tokens_per_second, comparison.compact_decode_tokens_per_second];
-    let scoring = [original, compact].map(|evaluation| evaluation.tokens_per_second);
-    let mut text = "\ntokens per second\n".to_owned();
-    for (name, [a, b]) in
-        [("  decoding one sequence", decode), ("  scoring texts, all threads", scoring.map(Some))]
-    {
-        let shown = |speed: Option<f64>| speed.map_or_else(|| "-".to_owned(), |speed| fixed(speed, 0));
-        let ratio = a.zip(b).map_or_else(String::new, |(a, b)| format!("{}x", times(b, a)));
-        text += &row(name, [shown(a), shown(b), ratio]);
-    }
-    text
+    let rows = tables::speed(comparison).rows.into_iter();
+    let line = |cells: Vec<String>| {
+        let ratio = if cells[3] == "-" { String::new() } else { format!("{}x", cells[3]) };
+        row(&format!("  {}", cells[0]), [&cells[1], &cells[2], &ratio])
+    };
+    format!("\ntokens per second\n{}", rows.map(line).collect::<String>())
 }
 
 fn row(name: &str, numbers: [impl AsRef<str>; 3]) -> String {
@@ -128,7 +125,9 @@ mod tests {
     #[test]
     fn names_do_not_control_the_terminal() {
         let mut report = sample::evaluated();
-        for evaluation in report.evaluation.iter_mut().flat_map(|c| [&mut c.original, &mut c.compact]) {
+        for evaluation in
+            report.evaluation.iter_mut().flat_map(|c| c.original.iter_mut().chain([&mut c.compact]))
+        {
             evaluation.texts[0].name = format!("\u{1b}[31m\n{}", "é".repeat(200));
         }
         let text = summary(&report, Path::new("a\u{7}b"));

@@ -1,8 +1,10 @@
 //! The numbers of a report as rows of text, once for every form it takes.
 
 use crate::units::{bytes, change, count, fixed, memory, percent, seconds, times};
+use moepress_eval::{Evaluation, Likelihood, TextScore};
 use moepress_pipeline::{
-    CalibrationReport, Comparison, LayerReport, Report, RoutingReport, SizeOf, TextReport, TextsReport,
+    CalibrationReport, Comparison, LayerReport, LossReport, PhaseReport, Report, RoutingReport, SizeOf,
+    TextReport, TextsReport, Verdict,
 };
 
 /// The first column names the row, the others hold numbers.
@@ -67,34 +69,71 @@ pub(crate) fn sizes(report: &Report) -> Table {
     Table { total, ..Table::new(&head, rows.collect()) }
 }
 
-/// Perplexity by text; empty without texts.
+/// The likelihoods of every text and of all of them, the original's before where there is one.
+pub(crate) fn beside<'a>(
+    original: Option<&Evaluation>,
+    compact: &'a Evaluation,
+) -> Vec<(&'a str, Option<Likelihood>, Likelihood)> {
+    let text = |(index, text): (usize, &'a TextScore)| {
+        let before = original.and_then(|original| original.texts.get(index)).map(|text| text.likelihood);
+        (text.name.as_str(), before, text.likelihood)
+    };
+    let overall = original.map(|original| original.overall.likelihood);
+    let overall = ("all texts", overall, compact.overall.likelihood);
+    compact.texts.iter().enumerate().map(text).chain([overall]).collect()
+}
+
+/// Perplexity by text; the original's beside it where there is one.
 pub(crate) fn perplexity(comparison: &Comparison) -> Table {
     let Comparison { original, compact, .. } = comparison;
-    let texts = original.texts.iter().zip(&compact.texts);
-    let texts = texts.map(|(a, b)| (a.name.as_str(), a.likelihood, b.likelihood));
-    let (a, b) = (&original.overall, &compact.overall);
-    let overall = [
-        ("all tokens, each counting the same", a.by_token, b.by_token),
-        ("all texts, each counting the same", a.likelihood, b.likelihood),
-    ];
-    let rows = texts.chain(overall).map(|(name, a, b)| {
-        let nll = [a, b].map(|l| format!("{} ± {}", fixed(l.nll, 4), fixed(l.stderr, 4)));
-        let [before, after] = [a, b].map(|l| fixed(l.perplexity, 2));
-        let change = change(a.perplexity, b.perplexity);
-        [vec![name.to_owned(), count(b.predictions as u64), before, after, change], nll.into()].concat()
+    let scores = |evaluation: &Evaluation| {
+        let texts = evaluation.texts.iter().map(|text| text.likelihood);
+        texts.chain([evaluation.overall.by_token, evaluation.overall.likelihood]).collect::<Vec<_>>()
+    };
+    let names = compact.texts.iter().map(|text| text.name.as_str());
+    let names = names.chain(["all tokens alike", "all texts alike"]);
+    let both =
+        |l: Likelihood| [format!("{} ± {}", fixed(l.nll, 4), fixed(l.stderr, 4)), fixed(l.bits_per_byte, 3)];
+    let originals: Vec<Option<Likelihood>> = match original {
+        Some(original) => scores(original).into_iter().map(Some).collect(),
+        None => vec![None; compact.texts.len() + 2],
+    };
+    let rows = names.zip(originals).zip(scores(compact)).map(|((name, a), b)| {
+        let mut cells = vec![name.to_owned(), count(b.predictions as u64)];
+        match a {
+            None => {
+                cells.push(format!("{} ± {}", fixed(b.perplexity, 2), fixed(b.perplexity_stderr, 2)));
+                cells.extend(both(b));
+            }
+            Some(a) => {
+                cells.extend([
+                    fixed(a.perplexity, 2),
+                    fixed(b.perplexity, 2),
+                    change(a.perplexity, b.perplexity),
+                ]);
+                let [[nll_a, bits_a], [nll_b, bits_b]] = [both(a), both(b)];
+                cells.extend([nll_a, nll_b, bits_a, bits_b]);
+            }
+        }
+        cells
     });
-    let head = [
-        "text",
-        "predictions",
-        "perplexity, original",
-        "compact",
-        "change",
-        "nats per token, original",
-        "compact",
-    ];
+    let head: &[&str] = match original {
+        None => &["text", "predictions", "perplexity", "nats per token", "bits per byte"],
+        Some(_) => &[
+            "text",
+            "predictions",
+            "perplexity, original",
+            "compact",
+            "change",
+            "nats per token, original",
+            "compact",
+            "bits per byte, original",
+            "compact",
+        ],
+    };
     let mut rows: Vec<_> = rows.collect();
     let total = rows.pop();
-    Table { total, ..Table::new(&head, rows) }
+    Table { total, ..Table::new(head, rows) }
 }
 
 /// Kullback-Leibler divergence by text; none when it was not measured.
@@ -127,22 +166,59 @@ pub(crate) fn divergence(comparison: &Comparison) -> Option<Table> {
     Some(Table { total, ..Table::new(&head, rows) })
 }
 
-/// Tokens per second.
+/// Tokens per second, where they were measured.
 pub(crate) fn speed(comparison: &Comparison) -> Table {
+    let words = |value: Option<f64>| value.map_or("-".to_owned(), |value| fixed(value, 0));
     let row = |name: &str, before: Option<f64>, after: Option<f64>| {
-        let shown = |speed: Option<f64>| speed.map_or_else(|| "-".to_owned(), |speed| fixed(speed, 0));
-        let ratio = before.zip(after).map_or_else(|| "-".to_owned(), |(a, b)| times(b, a));
-        vec![name.to_owned(), shown(before), shown(after), ratio]
+        let ratio = after.zip(before).map_or("-".to_owned(), |(after, before)| times(after, before));
+        (before.is_some() || after.is_some())
+            .then(|| vec![name.to_owned(), words(before), words(after), ratio])
     };
     let decode = row(
         "decoding one sequence",
         comparison.original_decode_tokens_per_second,
         comparison.compact_decode_tokens_per_second,
     );
-    let [before, after] =
-        [&comparison.original, &comparison.compact].map(|evaluation| Some(evaluation.tokens_per_second));
-    let scoring = row("scoring texts, all threads", before, after);
-    Table::new(&["tokens per second", "original", "compact", "times"], vec![decode, scoring])
+    let scoring = row(
+        "scoring texts, all threads",
+        comparison.original.as_ref().map(|original| original.tokens_per_second),
+        Some(comparison.compact.tokens_per_second),
+    );
+    let rows = [decode, scoring].into_iter().flatten().collect();
+    Table::new(&["tokens per second", "original", "compact", "times"], rows)
+}
+
+/// What the quality gates came to; none without gates.
+pub(crate) fn gates(report: &Report) -> Option<Table> {
+    let number =
+        |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{}", (value * 1e6).round() / 1e6));
+    let row = |verdict: &Verdict| {
+        let word = if verdict.failed { "failed" } else { "passed" };
+        vec![verdict.gate.clone(), number(verdict.value), number(verdict.bound), word.to_owned()]
+    };
+    let rows: Vec<_> = report.gates.iter().map(row).collect();
+    (!rows.is_empty()).then(|| Table::new(&["fails if", "measured", "bound", "verdict"], rows))
+}
+
+/// What was predicted beside what was measured; none where nothing was predicted.
+pub(crate) fn losses(report: &Report) -> Option<Table> {
+    let row = |loss: &LossReport| {
+        let measured = loss.measured.map_or("-".to_owned(), |nats| fixed(nats, 4));
+        vec![loss.what.clone(), fixed(loss.predicted, 4), measured]
+    };
+    let rows: Vec<_> = report.losses.iter().map(row).collect();
+    (!rows.is_empty())
+        .then(|| Table::new(&["increase of the loss, nats per token", "predicted", "measured"], rows))
+}
+
+/// The files that were evaluated on.
+pub(crate) fn files(sampling: &TextsReport) -> Table {
+    let row = |file: &TextReport| {
+        let counts = [file.windows, file.tokens, file.scored].map(|number| count(number as u64));
+        [vec![file.file.clone()], counts.into(), vec![count(file.bytes), file.sha256.clone()]].concat()
+    };
+    let head = ["file", "windows", "tokens", "scored", "bytes scored", "SHA-256"];
+    Table::new(&head, sampling.files.iter().map(row).collect())
 }
 
 /// What is left of the experts of each layer.
@@ -175,6 +251,16 @@ pub(crate) fn experts(report: &Report) -> Table {
     };
     let head = ["layer", "experts left", "atoms left", "bits per weight", "size", "unreached"];
     Table::new(&head, report.layers.iter().map(row).collect())
+}
+
+/// Wall time by phase, and memory up to its end.
+pub(crate) fn phases(report: &Report) -> Table {
+    let peak = |bytes: Option<u64>| bytes.map_or("-".to_owned(), memory);
+    let row =
+        |phase: &PhaseReport| vec![phase.what.clone(), seconds(phase.seconds), peak(phase.peak_memory_bytes)];
+    let total = vec!["everything".to_owned(), seconds(report.seconds.total), peak(report.peak_memory_bytes)];
+    let rows = report.phases.iter().map(row).collect();
+    Table { total: Some(total), ..Table::new(&["phase", "wall time", "peak memory so far"], rows) }
 }
 
 /// How tokens are spread over experts, on the original and on the result; columns of what was not measured are left
@@ -227,38 +313,34 @@ pub(crate) const ROUTING: &str = "variation: standard deviation of tokens per ex
     fixed set of experts for m consecutive tokens; SCH m: share of uses that a cache of twice the experts of a token \
     serves that knows m tokens ahead, the first use in a window being a miss";
 
-/// Wall time by phase.
-pub(crate) fn timings(report: &Report) -> Table {
-    let s = &report.seconds;
-    let phases = [
-        ("reading text", s.text),
-        ("measuring", s.measure),
-        ("deciding", s.decide),
-        ("writing", s.write),
-        ("evaluating", s.evaluate),
-    ];
-    let row = |(name, value): (&str, f64)| vec![name.to_owned(), seconds(value)];
-    let total = Some(row(("everything", s.total)));
-    Table { total, ..Table::new(&["phase", "wall time"], phases.map(row).into()) }
-}
-
-/// Peak of resident memory.
-pub(crate) fn memory_use(report: &Report) -> Table {
-    let measured = report.peak_memory_bytes.map_or_else(|| "not known".to_owned(), memory);
-    let rows = [("predicted", memory(report.predicted_peak_memory_bytes)), ("measured", measured)];
-    Table::new(&["peak memory", "resident"], rows.map(|(name, size)| vec![name.to_owned(), size]).into())
+/// What a run took beside time.
+pub(crate) fn resources(report: &Report) -> Vec<(&'static str, String)> {
+    let mut rows = vec![("threads", count(report.threads as u64))];
+    if report.predicted_peak_memory_bytes > 0 {
+        rows.push(("peak memory, predicted", memory(report.predicted_peak_memory_bytes)));
+    }
+    rows.push((
+        "peak memory, measured",
+        report.peak_memory_bytes.map_or_else(|| "not known".to_owned(), memory),
+    ));
+    if report.spool_bytes > 0 {
+        rows.push(("activations on disk, predicted", memory(report.spool_bytes)));
+    }
+    rows
 }
 
 /// Original and compact in one line: `13.4 MB → 3.20 MB, perplexity 28.0 → 30.1`.
 pub(crate) fn headline(report: &Report) -> String {
-    let size = format!("{} → {}", bytes(report.before.total.bytes), bytes(report.after.total.bytes));
+    let of = |evaluation: &Evaluation| crate::units::short(evaluation.overall.likelihood.perplexity);
+    let size = match report.before == report.after {
+        true => bytes(report.after.total.bytes),
+        false => format!("{} → {}", bytes(report.before.total.bytes), bytes(report.after.total.bytes)),
+    };
     match &report.evaluation {
         None => format!("{size}, {} bits per weight", fixed(report.after.bpw, 2)),
-        Some(comparison) => {
-            let of = |perplexity| crate::units::short(perplexity);
-            let [before, after] =
-                [&comparison.original, &comparison.compact].map(|e| of(e.overall.likelihood.perplexity));
-            format!("{size}, perplexity {before} → {after}")
+        Some(Comparison { original: None, compact, .. }) => format!("{size}, perplexity {}", of(compact)),
+        Some(Comparison { original: Some(original), compact, .. }) => {
+            format!("{size}, perplexity {} → {}", of(original), of(compact))
         }
     }
 }
@@ -299,7 +381,7 @@ pub fn protocol_in_words(sampling: &TextsReport) -> String {
         ("document", "llama.cpp") => "the beginning-of-sequence token as the first of each".to_owned(),
         (place, _) => format!("the beginning-of-sequence token before every {place}"),
     };
-    format!("protocol {protocol}: {cut}; {bos}")
+    format!("Protocol {protocol}: {cut}; {bos}")
 }
 
 /// Which windows were taken of every file, and what is before them.

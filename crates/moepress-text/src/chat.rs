@@ -12,6 +12,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, ErrorKind, Value, context};
 use moepress_checkpoint::{CheckpointError, Files, read_file};
+use serde::Deserialize;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,8 +32,10 @@ const LIMITS: Limits = Limits { memory: 512 << 20, time: Duration::from_secs(30)
 const MAX_OUTPUT: usize = 32 << 20;
 
 /// From messages to the text that a model was trained on.
-pub(crate) struct ChatTemplate {
+pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
+    /// As it was written.
+    source: String,
     /// Where the template is, for errors: the file, and the field in it.
     place: String,
     bos: Option<String>,
@@ -45,7 +48,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// There is none, or it is no Jinja.
-    pub(crate) fn open(files: &dyn Files, dir: &Path) -> Result<Self, TextError> {
+    pub fn open(files: &dyn Files, dir: &Path) -> Result<Self, TextError> {
         let config = TokenizerConfig::open(files, dir)?;
         let (file, field, text) = source(files, dir, &config)?;
         if text.len() > MAX_BYTES {
@@ -69,6 +72,7 @@ impl ChatTemplate {
         functions::add(&mut environment);
         // Jinja2 ends lines in one way.
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
+        let source = text.clone();
         let compiled = apart(LIMITS, move || {
             environment.add_template_owned(FIELD, without_marks(&text)).map_err(explained)?;
             Ok(Arc::new(environment))
@@ -80,7 +84,31 @@ impl ChatTemplate {
             FIELD => format!("{field} of {}", file.display()),
             _ => file.display().to_string(),
         };
-        Ok(Self { environment, place, bos: token("bos_token")?, eos: token("eos_token")? })
+        Ok(Self { environment, source, place, bos: token("bos_token")?, eos: token("eos_token")? })
+    }
+
+    /// Whether the checkpoint in `dir` has a template.
+    ///
+    /// # Errors
+    /// `tokenizer_config.json` is malformed.
+    pub fn exists(files: &dyn Files, dir: &Path) -> Result<bool, TextError> {
+        let file = !matches!(files.kind(&dir.join(FILE)), Ok(None));
+        let config = TokenizerConfig::open(files, dir)?;
+        Ok(file || config.fields.get(FIELD).is_some_and(|value| !value.is_null()))
+    }
+
+    /// The template as it was written.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The text of a chat that a reply is to follow.
+    ///
+    /// # Errors
+    /// As for a chat in a file: what is wrong with the messages, or where the template broke off.
+    pub fn prompt(&self, messages: &serde_json::Value) -> Result<String, String> {
+        let messages = Value::deserialize(messages).map_err(|error| error.to_string())?;
+        self.rendered(&messages, true)
     }
 
     /// The text of a chat, without the opening of a further reply. Messages are objects whose `role` and
@@ -89,10 +117,14 @@ impl ChatTemplate {
     /// # Errors
     /// What is wrong with the messages, or where the template broke off.
     pub(crate) fn render(&self, messages: &Value) -> Result<String, String> {
+        self.rendered(messages, false)
+    }
+
+    fn rendered(&self, messages: &Value, reply: bool) -> Result<String, String> {
         check(messages)?;
         let context = context! {
             messages => messages.clone(),
-            add_generation_prompt => false,
+            add_generation_prompt => reply,
             // A token that there is not is undefined, as in transformers.
             bos_token => self.bos.as_deref().map_or(Value::UNDEFINED, Value::from),
             eos_token => self.eos.as_deref().map_or(Value::UNDEFINED, Value::from),

@@ -14,8 +14,10 @@ mod tokenizer;
 #[cfg(test)]
 mod toy;
 
+pub use chat::ChatTemplate;
 pub use error::TextError;
 pub use protocol::Protocol;
 pub use sampler::{Bos, Form, Sampler, Sampling, Window, Windows};
+pub use special::SpecialTokens;
 pub use stream::Stream;
 pub use tokenizer::Tokenizer;

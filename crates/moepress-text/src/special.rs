@@ -44,6 +44,29 @@ impl TokenizerConfig {
     }
 }
 
+/// What a checkpoint calls its special tokens, and its chat template: what clients of a server ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Before a text.
+    pub bos: Option<String>,
+    /// After a text.
+    pub eos: Option<String>,
+    /// To make texts equally long.
+    pub pad: Option<String>,
+}
+
+impl SpecialTokens {
+    /// Reads `tokenizer_config.json` in `dir`; all are absent where there is none.
+    ///
+    /// # Errors
+    /// The file is larger than 16 MB or malformed.
+    pub fn open(files: &dyn Files, dir: &Path) -> Result<Self, TextError> {
+        let config = TokenizerConfig::open(files, dir)?;
+        let token = |name| Ok::<_, TextError>(config.token(name)?.map(str::to_owned));
+        Ok(Self { bos: token("bos_token")?, eos: token("eos_token")?, pad: token("pad_token")? })
+    }
+}
+
 /// The id of the beginning-of-sequence token of a checkpoint: `bos_token` of `tokenizer_config.json`, else
 /// `bos_token_id` of `config.json` or `generation_config.json`.
 ///
@@ -85,7 +108,7 @@ pub(crate) fn own_bos(files: &dyn Files, tokenizer: &Tokenizer) -> Result<Option
         Value::Bool(false) => Ok(None),
         // A token before the text that is not the one meant is none: BERT's [CLS], say.
         Value::Null => {
-            let first = tokenizer.around()?.first().copied();
+            let first = tokenizer.encode_whole("")?.first().copied();
             Ok(first.filter(|&first| bos(files, tokenizer).is_ok_and(|bos| bos == first)))
         }
         _ => Err(config.bad(ADD, "is neither true nor false".into())),

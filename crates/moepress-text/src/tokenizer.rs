@@ -91,11 +91,6 @@ impl Tokenizer {
         Ok((self.checked(encoding.get_ids().to_vec())?, ends.collect()))
     }
 
-    /// The tokens that the tokenizer puts around an empty text by itself.
-    pub(crate) fn around(&self) -> Result<Vec<u32>, TextError> {
-        self.checked(guarded(&self.file, || self.inner.encode_fast("", true))?.get_ids().to_vec())
-    }
-
     fn checked(&self, ids: Vec<u32>) -> Result<Vec<u32>, TextError> {
         match ids.iter().find(|&&id| id as usize >= self.vocab) {
             None => Ok(ids),
@@ -104,6 +99,14 @@ impl Tokenizer {
                 Err(CheckpointError::bad_input(&self.file, "tokens", reason).into())
             }
         }
+    }
+
+    /// As [`Self::encode`], with the special tokens that the tokenizer puts around a text by itself.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.checked(guarded(&self.file, || self.inner.encode_fast(text, true))?.get_ids().to_vec())
     }
 
     /// The text of token ids, special tokens included. Bytes that are not UTF-8 become U+FFFD.

@@ -1,18 +1,18 @@
 //! `moepress eval`: how well a model predicts text, and how far it is from another.
 
+use super::gates::GateArgs;
 use super::{Context, Ending, model};
 use crate::args::{Threads, at_least};
 use crate::failure::Failure;
-use crate::gate::{self, Gate, Measured, Verdict};
-use crate::output;
 use crate::progress::Shown;
-use moepress_checkpoint::{Checkpoint, Progress, Source};
-use moepress_eval::{Divergence, Evaluation, Likelihood};
-use moepress_pipeline::{Evaluate, Evaluated, Sizes, TextsReport, load_texts};
+use crate::{output, place};
+use moepress_checkpoint::{Checkpoint, Progress, Publisher, Source, peak_memory};
+use moepress_eval::{Divergence, Likelihood};
+use moepress_pipeline::{
+    Clock, Comparison, Evaluate, Evaluated, Report, SCHEMA_VERSION, Seconds, Sizes, load_texts,
+};
 use moepress_recipe::{Bos, Protocol, TextFile, TextSpec, size_in_bytes, unknown_word};
-use moepress_report::protocol_in_words;
-use serde::Serialize;
-use std::collections::BTreeMap;
+use moepress_report::{Available, protocol_in_words};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -20,7 +20,7 @@ Examples:
   moepress eval out/demo --text tests/fixtures/eval-text/*.txt
   moepress eval out/demo --against tests/fixtures/demo-qwen3-moe --text a.txt
   moepress eval out/demo --protocol llama.cpp --text wiki.test.raw
-  moepress eval out/demo --against original --text a.txt --fail-if 'top1<0.8'
+  moepress eval out/demo --against original --text a.txt --fail-if 'top1<0.8' --report out/evaluation
 
 Protocols, whose figures are not comparable with each other:
   paper      windows of 2048 tokens without overlap; all tokens but the first of a window are scored
@@ -31,8 +31,8 @@ nll is in nats per token, ± its standard error; the overall nll is the plain me
 Kullback–Leibler divergence of the next token from the model given with --against, in nats; top-1 is how \
 often both find the same token likeliest; Δp is the change of the probability of the token that comes.
 
-A condition is METRIC>NUMBER, or with <, >= or <=. Metrics: nll, size_bytes, bpw; with --against also nll_increase, \
-ppl_ratio, kld_mean, kld_p99, top1, size_ratio. When one holds, the exit code is 10.";
+Quality gates are conditions of --fail-if; `moepress report metrics` lists what they can ask about and how they are \
+written. When one holds, the results are written all the same and the exit code is 10.";
 
 /// Measure how well a model predicts text, alone or against its original
 #[derive(Debug, clap::Args)]
@@ -70,10 +70,12 @@ pub struct Args {
     /// Directory for what does not fit into memory [default: that of the system for temporary files]
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
-    /// Exit with 10 when this holds; repeatable
-    #[arg(long = "fail-if", value_name = "CONDITION")]
-    gates: Vec<Gate>,
-    /// Print as JSON
+    #[command(flatten)]
+    gates: GateArgs,
+    /// Also write report.json, report.md and report.html to this directory, which must not exist
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 }
@@ -82,38 +84,35 @@ fn protocol(word: &str) -> Result<Protocol, String> {
     Protocol::named(word, Protocol::STRIDE).ok_or_else(|| unknown_word("protocol", word, &Protocol::NAMES))
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
-    schema_version: u32,
-    model: String,
-    against: Option<String>,
-    window: usize,
-    windows: Option<usize>,
-    sampling: &'a TextsReport,
-    text_sha256: &'a BTreeMap<String, String>,
-    size: Sizes,
-    original_size: Option<Sizes>,
-    evaluation: Evaluation,
-    original: Option<Evaluation>,
-    gates: Vec<Verdict>,
-}
-
 impl Args {
     pub fn run(self, context: &Context) -> Result<Ending, Failure> {
-        for gate in &self.gates {
-            gate.check(true, self.against.is_some(), "needs --against and the original model")?;
+        let mut clock = Clock::start();
+        let available = Available {
+            texts: self.texts.iter().cloned().map(|path| TextFile::new(path).name()).collect(),
+            original: self.against.is_some(),
+            whole_distributions: true,
+            ..Available::default()
+        };
+        let read = [Some(&self.path), self.against.as_ref()];
+        let models: Vec<_> = read.into_iter().flatten().map(|path| ("model", path.as_path())).collect();
+        if let Some(dir) = &self.report {
+            models.iter().try_for_each(|(what, model)| place::apart(dir, what, model))?;
         }
+        let publisher = self.report.as_ref().map(|dir| Publisher::new(&context.files, dir)).transpose()?;
+        let gates = self.gates.clone().open(context, None, available, &models)?;
         self.threads.start()?;
-        let progress = Shown::new(&context.interrupt);
+        let progress = Shown::new(context);
         let checkpoint = model::open(context, &self.path)?;
         let against = self.against.as_ref().map(|path| model::open(context, path)).transpose()?;
         let tokenizer = model::tokenizer(context, &checkpoint)?;
+        let mut notes = Vec::new();
         if let Some(against) = &against {
-            same_tokenizer(&checkpoint, against, &progress)?;
+            notes.extend(other_tokenizer(&checkpoint, against)?);
         }
-        let texts = self.texts(checkpoint.spec().context, &progress)?;
+        let texts = self.texts(checkpoint.spec().context, &mut notes)?;
         let set = load_texts(context.files.as_ref(), &tokenizer, &texts)?;
-        set.notes.iter().for_each(|line| progress.note(line));
+        notes.extend(set.notes.iter().cloned());
+        let text = clock.lap("read text and headers");
         let spool = self.spool.clone().unwrap_or_else(std::env::temp_dir);
         let job = Evaluate {
             files: &context.files,
@@ -123,39 +122,51 @@ impl Args {
             memory: self.max_memory,
             spool: &spool.join(format!("moepress-eval-{}", std::process::id())),
         };
-        let Evaluated { mut evaluation, notes, .. } = job.run(None, &progress)?;
+        let Evaluated { mut evaluation, notes: on_the_way, .. } = job.run(None, &progress)?;
+        notes.extend(on_the_way);
         notes.iter().for_each(|line| progress.note(line));
-        let mut document = Document {
-            schema_version: 1,
+        let evaluate = clock.lap("evaluate");
+        let after = Sizes::on_disk(&checkpoint);
+        let mut report = Report {
+            schema_version: SCHEMA_VERSION,
+            moepress: env!("CARGO_PKG_VERSION"),
+            command: "eval",
             model: self.path.display().to_string(),
             against: self.against.as_ref().map(|path| path.display().to_string()),
-            window: texts.window,
-            windows: self.windows,
-            sampling: &set.report,
-            text_sha256: &set.digests,
-            size: Sizes::on_disk(&checkpoint),
-            original_size: against.as_ref().map(Sizes::on_disk),
-            original: evaluation.original.take().map(|original| *original),
-            evaluation,
-            gates: vec![],
+            family: checkpoint.spec().family.clone(),
+            before: against.as_ref().map_or_else(|| after.clone(), Sizes::on_disk),
+            after,
+            notes,
+            evaluation: Some(Comparison {
+                original: evaluation.original.take().map(|original| *original),
+                compact: evaluation,
+                sampling: set.report,
+                original_decode_tokens_per_second: None,
+                compact_decode_tokens_per_second: None,
+            }),
+            seconds: Seconds { text, evaluate, total: clock.total(), ..Seconds::default() },
+            phases: clock.phases(),
+            threads: rayon::current_num_threads(),
+            peak_memory_bytes: peak_memory(),
+            ..Report::default()
         };
-        drop(progress);
-        let measured = Measured {
-            size: &document.size,
-            original_size: document.original_size.as_ref(),
-            evaluation: Some(&document.evaluation),
-            original: document.original.as_ref(),
-        };
-        document.gates = measured.judge(&self.gates);
-        match self.json {
-            true => output::json(&document)?,
-            false => output::result(&text(&document))?,
+        report.gates = gates.judge(&report);
+        if let Some(mut publisher) = publisher {
+            publisher.write_file("report.json", &report.json()?)?;
+            publisher.write_file("report.md", moepress_report::markdown(&report).as_bytes())?;
+            publisher.write_file("report.html", moepress_report::html(&report).as_bytes())?;
+            publisher.finish()?;
         }
-        Ok(gate::failed(&document.gates).into())
+        drop(progress);
+        match self.json {
+            true => output::json(&report)?,
+            false => output::result(&in_words(&report))?,
+        }
+        gates.finish(&report.gates)
     }
 
     /// What to read, for a model with that context.
-    fn texts(&self, context: usize, progress: &dyn Progress) -> Result<TextSpec, Failure> {
+    fn texts(&self, context: usize, notes: &mut Vec<String>) -> Result<TextSpec, Failure> {
         let protocol = match (self.protocol, self.stride) {
             (Protocol::Strided { .. }, Some(stride)) => Protocol::Strided { stride },
             (_, Some(_)) => return Err(Failure::usage("--stride is for --protocol strided")),
@@ -164,7 +175,7 @@ impl Args {
         let window = self.window.unwrap_or_else(|| {
             let usual = protocol.window();
             if usual > context {
-                progress.note(&format!(
+                notes.push(format!(
                     "windows have {context} tokens, the context of the model; the protocol {} usually has {usual}",
                     protocol.name()
                 ));
@@ -181,47 +192,54 @@ impl Args {
     }
 }
 
-/// Both models read the tokens of the first one's tokenizer.
-fn same_tokenizer(first: &Checkpoint, second: &Checkpoint, progress: &dyn Progress) -> Result<(), Failure> {
+/// What to say where both models, which read the tokens of the first one's tokenizer, have others.
+fn other_tokenizer(first: &Checkpoint, second: &Checkpoint) -> Result<Option<String>, Failure> {
     const NAME: &str = "tokenizer.json";
-    if first.tokenizer_files()?.get(NAME) != second.tokenizer_files()?.get(NAME) {
-        let (first, second) = (first.dir().display(), second.dir().display());
-        progress.note(&format!("{first} and {second} differ in {NAME}; text is read with that of {first}"));
-    }
-    Ok(())
+    let same = first.tokenizer_files()?.get(NAME) == second.tokenizer_files()?.get(NAME);
+    let (first, second) = (first.dir().display(), second.dir().display());
+    let note = || format!("{first} and {second} differ in {NAME}; text is read with that of {first}");
+    Ok((!same).then(note))
 }
 
-fn text(document: &Document<'_>) -> String {
-    let mut text = format!("{}\n\n", protocol_in_words(document.sampling));
+fn in_words(report: &Report) -> String {
+    let Some(Comparison { original, compact, sampling, .. }) = &report.evaluation else {
+        return String::new();
+    };
+    let mut text = format!("{}\n\n", protocol_in_words(sampling));
     let heads = ["file", "windows", "tokens", "scored", "bytes", "sha256"].map(str::to_owned);
     let mut files = vec![heads.to_vec()];
-    files.extend(document.sampling.files.iter().map(|file| {
+    files.extend(sampling.files.iter().map(|file| {
         let counts = [file.windows, file.tokens, file.scored].map(|count| count.to_string());
         [vec![file.file.clone()], counts.into(), vec![file.bytes.to_string(), file.sha256.clone()]].concat()
     }));
     text += &(output::table(&files) + "\n");
     let mut heads = vec!["text", "nll", "±", "perplexity", "±", "bits/byte"];
-    if document.original.is_some() {
+    if original.is_some() {
         heads.extend(["original", "ratio", "±"]);
     }
     let mut rows = vec![heads.into_iter().map(str::to_owned).collect::<Vec<_>>()];
-    let evaluation = &document.evaluation;
-    let originals = document.original.as_ref().map(|original| &original.texts);
-    for (index, text) in evaluation.texts.iter().enumerate() {
-        let original = originals.and_then(|texts| texts.get(index)).map(|text| &text.likelihood);
-        rows.push(likelihood(&text.name, &text.likelihood, original, text.divergence.as_ref()));
+    for (index, text) in compact.texts.iter().enumerate() {
+        let original =
+            original.as_ref().and_then(|original| original.texts.get(index)).map(|t| &t.likelihood);
+        rows.push(likelihood(
+            &text.name,
+            &text.likelihood,
+            original,
+            text.divergence.map(|d| d.ppl_ratio_stderr),
+        ));
     }
-    let overall = &evaluation.overall;
-    let original = document.original.as_ref().map(|original| &original.overall);
+    let overall = &compact.overall;
+    let original = original.as_ref().map(|original| &original.overall);
     let (texts, tokens) = ("all texts alike", "all tokens alike");
-    rows.push(likelihood(texts, &overall.likelihood, original.map(|o| &o.likelihood), None));
-    let by_token = original.map(|o| &o.by_token);
-    rows.push(likelihood(tokens, &overall.by_token, by_token, overall.divergence.as_ref()));
+    let stderr = overall.increase.map(|increase| increase.ppl_ratio_stderr);
+    rows.push(likelihood(texts, &overall.likelihood, original.map(|o| &o.likelihood), stderr));
+    let stderr = overall.divergence.map(|divergence| divergence.ppl_ratio_stderr);
+    rows.push(likelihood(tokens, &overall.by_token, original.map(|o| &o.by_token), stderr));
     text += &output::table(&rows);
     if let Some(all) = &overall.divergence {
         let heads = ["text", "kld", "±", "median", "p90", "p95", "p99", "p99.9", "max", "top-1", "Δp", "rms"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
-        let texts = evaluation.texts.iter();
+        let texts = compact.texts.iter();
         rows.extend(
             texts.filter_map(|t| t.divergence.as_ref().map(|divergence| distance(&t.name, divergence))),
         );
@@ -231,31 +249,29 @@ fn text(document: &Document<'_>) -> String {
     let size = |path: &str, sizes: &Sizes| {
         format!("{path}: {} ({:.3} bits per weight)\n", output::bytes(sizes.total.bytes), sizes.bpw)
     };
-    text += &format!("\n{}", size(&document.model, &document.size));
-    if let (Some(path), Some(sizes)) = (&document.against, &document.original_size) {
-        text += &size(path, sizes);
-    }
-    text + &format!("{:.0} tokens per second, all threads\n", evaluation.tokens_per_second)
+    text += &format!("\n{}", size(&report.model, &report.after));
+    text += &report.against.as_ref().map_or_else(String::new, |path| size(path, &report.before));
+    text + &format!("{:.0} tokens per second, all threads\n", compact.tokens_per_second)
 }
 
 fn likelihood(
     name: &str,
-    likelihood: &Likelihood,
+    of: &Likelihood,
     original: Option<&Likelihood>,
-    divergence: Option<&Divergence>,
+    stderr: Option<f64>,
 ) -> Vec<String> {
     let mut cells = vec![
         name.to_owned(),
-        format!("{:.4}", likelihood.nll),
-        format!("{:.4}", likelihood.stderr),
-        format!("{:.3}", likelihood.perplexity),
-        format!("{:.3}", likelihood.perplexity_stderr),
-        format!("{:.4}", likelihood.bits_per_byte),
+        format!("{:.4}", of.nll),
+        format!("{:.4}", of.stderr),
+        format!("{:.3}", of.perplexity),
+        format!("{:.3}", of.perplexity_stderr),
+        format!("{:.4}", of.bits_per_byte),
     ];
     if let Some(original) = original {
         cells.push(format!("{:.3}", original.perplexity));
-        cells.push(format!("{:.4}", likelihood.perplexity / original.perplexity));
-        cells.push(divergence.map_or_else(String::new, |d| format!("{:.4}", d.ppl_ratio_stderr)));
+        cells.push(format!("{:.4}", of.perplexity / original.perplexity));
+        cells.push(stderr.map_or_else(String::new, |stderr| format!("{stderr:.4}")));
     }
     cells
 }

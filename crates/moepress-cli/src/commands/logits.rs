@@ -71,7 +71,7 @@ impl Args {
         // The logits, and the file they are encoded into.
         let model = model::load(context, &checkpoint, bytes.saturating_mul(2))?;
         let mut logits = Vec::with_capacity(bytes as usize);
-        let progress = Shown::new(&context.interrupt);
+        let progress = Shown::new(context);
         for (index, ids) in sequences.iter().enumerate() {
             context.interrupt.check()?;
             append(&model, ids, &mut logits).map_err(|error| model::blame(&checkpoint, &given, error))?;

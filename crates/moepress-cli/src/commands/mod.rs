@@ -1,15 +1,21 @@
 //! The commands, one file each: arguments, help, work.
 
 pub mod eval;
+pub mod gates;
 pub mod generate;
+pub mod init;
 pub mod inspect;
 pub mod logits;
 mod model;
 pub mod plan;
 mod recipe;
+pub mod report;
+mod report_file;
 pub mod run;
+pub mod schema;
 pub mod stats;
 
+use crate::events::Events;
 use crate::interrupt::Interrupt;
 use moepress_checkpoint::Files;
 use std::sync::Arc;
@@ -18,6 +24,8 @@ use std::sync::Arc;
 pub struct Context {
     pub files: Arc<dyn Files>,
     pub interrupt: Interrupt,
+    /// Where progress goes beside stderr.
+    pub events: Option<Events>,
 }
 
 /// How a command ended whose results are complete.

@@ -1,7 +1,7 @@
 //! `moepress plan`: what a recipe would do, from headers alone.
 
 use super::recipe::RecipeFile;
-use super::{Context, Ending};
+use super::{Context, Ending, gates};
 use crate::args::Threads;
 use crate::failure::{Failure, Reason};
 use crate::{output, place};
@@ -52,6 +52,7 @@ struct Document<'a> {
 impl Args {
     pub fn run(self, context: &Context) -> Result<Ending, Failure> {
         let recipe = self.recipe.read(context)?;
+        gates::check_written(&recipe)?;
         let out = place::output(self.out.as_deref(), recipe.output.as_deref(), &self.recipe.path);
         place::apart(&out, "model", &recipe.model)?;
         self.threads.start()?;

@@ -1,16 +1,17 @@
 //! `moepress run`: carries a recipe out.
 
+use super::gates::GateArgs;
 use super::recipe::RecipeFile;
 use super::{Context, Ending};
 use crate::args::Threads;
 use crate::failure::Failure;
-use crate::gate::{self, Gate, Measured, Verdict};
 use crate::new_file::NewFile;
 use crate::progress::Shown;
 use crate::{args, output, place};
 use moepress_checkpoint::Progress;
 use moepress_nn::Backend;
 use moepress_pipeline::{Report, Run};
+use moepress_report::Available;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -24,9 +25,8 @@ Examples:
 The output directory must not exist; it appears when it is complete, with report.html, report.md and \
 report.json in it. Without --out it is the recipe's `output`, or out/ and the name of the recipe.
 
-A condition is METRIC>NUMBER, or with <, >= or <=. Metrics: nll, nll_increase, ppl_ratio, kld_mean, kld_p99, top1 \
-(these need `evaluate` in the recipe), size_bytes, bpw, size_ratio. When one holds, the results are written \
-all the same and the exit code is 10.";
+Quality gates are conditions of `gates` in the recipe and of --fail-if; `moepress report metrics` lists what they can \
+ask about and how they are written. When one holds, the results are written all the same and the exit code is 10.";
 
 /// Compress a model by a recipe
 #[derive(Debug, clap::Args)]
@@ -48,9 +48,8 @@ pub struct Args {
     /// Also write the statistics of the last measurement, as safetensors
     #[arg(long, value_name = "FILE")]
     statistics: Option<PathBuf>,
-    /// Exit with 10 when this holds of the result; repeatable
-    #[arg(long = "fail-if", value_name = "CONDITION")]
-    gates: Vec<Gate>,
+    #[command(flatten)]
+    gates: GateArgs,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -61,27 +60,34 @@ struct Document<'a> {
     #[serde(flatten)]
     report: &'a Report,
     output: String,
-    gates: &'a [Verdict],
 }
 
 impl Args {
     pub fn run(self, context: &Context) -> Result<Ending, Failure> {
         let recipe = self.recipe.read(context)?;
-        for gate in &self.gates {
-            // The original is always there; only texts can be missing.
-            gate.check(recipe.evaluate.is_some(), true, "the recipe needs `evaluate` with files of text")?;
-        }
         let out = place::output(self.out.as_deref(), recipe.output.as_deref(), &self.recipe.path);
         place::apart(&out, "model", &recipe.model)?;
         if let Some(file) = &self.statistics {
             place::apart(file, "model", &recipe.model)?;
             place::apart(file, "output", &out)?;
         }
+        let texts =
+            recipe.evaluate.iter().flat_map(|evaluate| &evaluate.files).map(|file| file.name()).collect();
+        let available = Available {
+            speed: recipe.evaluate.is_some(),
+            calibration: recipe.calibration.is_some(),
+            original: true,
+            whole_distributions: true,
+            baseline: None,
+            texts,
+        };
+        let apart = [("model", recipe.model.as_path()), ("output", out.as_path())];
+        let gates = self.gates.open(context, Some(&recipe), available, &apart)?;
         let device = self.device.device()?;
         self.threads.start()?;
         let statistics = self.statistics.map(|file| NewFile::claim(&context.files, &file)).transpose()?;
 
-        let progress = Shown::new(&context.interrupt);
+        let progress = Shown::new(context);
         let job = Run {
             files: &context.files,
             recipe: &recipe,
@@ -89,6 +95,7 @@ impl Args {
             out: &out,
             statistics_from: self.statistics_from.as_deref(),
             device,
+            judge: &|report| gates.judge(report),
             render: &|report| {
                 vec![
                     ("report.md".to_owned(), moepress_report::markdown(report).into_bytes()),
@@ -105,18 +112,10 @@ impl Args {
         drop(progress);
 
         let report = &outcome.report;
-        let evaluation = report.evaluation.as_ref();
-        let measured = Measured {
-            size: &report.after,
-            original_size: Some(&report.before),
-            evaluation: evaluation.map(|comparison| &comparison.compact),
-            original: evaluation.map(|comparison| &comparison.original),
-        };
-        let verdicts = measured.judge(&self.gates);
         match self.json {
-            true => output::json(&Document { report, output: out.display().to_string(), gates: &verdicts })?,
+            true => output::json(&Document { report, output: out.display().to_string() })?,
             false => output::result(&moepress_report::summary(report, &out))?,
         }
-        Ok(gate::failed(&verdicts).into())
+        gates.finish(&report.gates)
     }
 }

@@ -90,7 +90,7 @@ impl Args {
         let device = self.device.device()?;
         self.threads.start()?;
         let file = NewFile::claim(&context.files, &out)?;
-        let progress = Shown::new(&context.interrupt);
+        let progress = Shown::new(context);
         // Beside the result: activations are large, and the file system of the result has room for it.
         let mut spool = out.clone().into_os_string();
         spool.push(format!(".spool-{}", std::process::id()));
@@ -110,7 +110,7 @@ impl Args {
 impl MergeArgs {
     fn run(self, context: &Context) -> Result<Ending, Failure> {
         let file = NewFile::claim(&context.files, &self.out)?;
-        let progress = Shown::new(&context.interrupt);
+        let progress = Shown::new(context);
         let merged = merge(context.files.as_ref(), &self.files, &progress)?;
         drop(progress);
         write(file, &merged, &self.out, self.json)

@@ -28,6 +28,11 @@ pub(super) fn figure(graphic: &str, caption: &str) -> String {
     format!("<figure>\n{graphic}<figcaption>{}</figcaption>\n</figure>\n", escape(caption))
 }
 
+/// What a reader may want to open.
+pub(super) fn folded(summary: &str, body: &str) -> String {
+    format!("<details>\n<summary>{}</summary>\n{body}</details>\n", escape(summary))
+}
+
 pub(super) fn definitions(rows: &[(&str, String)]) -> String {
     let rows =
         rows.iter().map(|(name, value)| format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value)));
@@ -49,6 +54,8 @@ pub(super) fn table(table: &Table) -> String {
 fn row(cells: &[String]) -> String {
     let cell = |(index, cell): (usize, &String)| match (index, cell.strip_prefix('-')) {
         (0, _) => format!("<th scope=\"row\">{}</th>", escape(cell)),
+        (_, _) if cell == "failed" => "<td class=\"failed\">✗ failed</td>".to_owned(),
+        (_, _) if cell == "passed" => "<td class=\"passed\">✓ passed</td>".to_owned(),
         (_, Some("")) => "<td>–</td>".to_owned(),
         // A minus is as wide as a plus.
         (_, Some(number)) => format!("<td>−{}</td>", escape(number)),

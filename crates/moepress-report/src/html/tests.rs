@@ -52,9 +52,46 @@ fn what_was_not_measured_is_not_shown() {
         "91.2%",
         "layer 1: 3, 8; layer 3: 13",
         "merged with 4",
+        "How much smaller?",
+        "top1&lt;0.95",
+        "Tokens by divergence",
+        "Predicted and measured loss",
+        "read text and headers",
     ] {
         assert!(page.contains(words), "{words}");
     }
     let page = html(&sample::plain());
-    assert!(page.contains("Nothing was measured") && !page.contains("erplexity"));
+    assert!(page.contains("Nothing was measured") && !page.contains("Perplexity of every text"));
+    assert!(!page.contains("Quality gates"));
+}
+
+#[test]
+fn an_evaluation_alone_has_a_page_too() {
+    let mut report = sample::evaluated();
+    report.command = "eval";
+    report.before = report.after.clone();
+    report.recipe = String::new();
+    let comparison = report.evaluation.as_mut().unwrap();
+    (comparison.original, comparison.original_decode_tokens_per_second) = (None, None);
+    comparison.compact_decode_tokens_per_second = None;
+    comparison.compact.overall.divergence = None;
+    comparison.compact.texts.iter_mut().for_each(|text| text.divergence = None);
+    let page = html(&report);
+    check_well_formed(&page);
+    assert!(page.contains("Evaluated with moepress") && page.contains("How good?"));
+    for words in ["times smaller.", "Recipe", "Distance from the original", "NaN"] {
+        assert!(!page.contains(words), "{words}");
+    }
+}
+
+#[test]
+fn large_models_have_small_pages() {
+    let mut report = sample::evaluated();
+    let experts = report.layers[0].experts.iter().cycle().take(512).cloned().collect();
+    let layer = moepress_pipeline::LayerReport { layer: 0, experts };
+    report.layers =
+        (0..94).map(|index| moepress_pipeline::LayerReport { layer: index, ..layer.clone() }).collect();
+    let page = html(&report);
+    check_well_formed(&page);
+    assert!(page.len() < 4 << 20, "{} bytes", page.len());
 }
