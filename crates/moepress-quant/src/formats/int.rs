@@ -140,23 +140,17 @@ fn extremes(w: &[f32]) -> Result<Option<(f32, f32)>, GridError> {
     let number = |key: i32| f32::from_bits((key ^ ((key >> 31) & i32::MAX)) as u32);
     let (chunks, rest) = w.as_chunks::<LANES>();
     let (mut min, mut max) = ([i32::MAX; LANES], [i32::MIN; LANES]);
+    // One at a time, so that both become vectors.
     for chunk in chunks {
-        for lane in 0..LANES {
-            let key = key(chunk[lane]);
-            (min[lane], max[lane]) = (min[lane].min(key), max[lane].max(key));
-        }
+        min.iter_mut().zip(chunk).for_each(|(min, &w)| *min = key(w).min(*min));
     }
-    for (lane, &w) in rest.iter().enumerate() {
-        (min[lane], max[lane]) = (min[lane].min(key(w)), max[lane].max(key(w)));
+    for chunk in chunks {
+        max.iter_mut().zip(chunk).for_each(|(max, &w)| *max = key(w).max(*max));
     }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            (min[lane], max[lane]) = (min[lane].min(min[lane + half]), max[lane].max(max[lane + half]));
-        }
-        half /= 2;
-    }
-    let ends = (number(min[0]), number(max[0]));
+    let rest = || rest.iter().map(|&w| key(w));
+    let min = min.into_iter().chain(rest()).fold(i32::MAX, i32::min);
+    let max = max.into_iter().chain(rest()).fold(i32::MIN, i32::max);
+    let ends = (number(min), number(max));
     match ends.0.is_finite() & ends.1.is_finite() {
         true => Ok(Some(ends)),
         false => check_finite(w).map(|()| None),

@@ -31,7 +31,7 @@ impl GroupFormat for Symmetric {
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
         let scale = match self {
-            Self::Optimal => best_mean(w, some_count(weights), f32::abs),
+            Self::Optimal => optimal_scale(w, weights, f32::abs),
             Self::AbsMean => w.iter().map(|w| f64::from(w.abs())).sum::<f64>() / w.len().max(1) as f64,
             Self::MinMax => f64::from(w.iter().fold(0f32, |max, w| max.max(w.abs()))),
         };
@@ -55,9 +55,11 @@ impl GroupFormat for Asymmetric {
     #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
+        // Without −0, whose bits are not in order.
+        let part = |w: f32| if w > 0.0 { w } else { 0.0 };
         let level = |sign: f32| match self {
-            Self::Optimal => best_mean(w, some_count(weights), |w| (w * sign).max(0.0)) as f32,
-            Self::MinMax => w.iter().fold(0f32, |max, w| max.max(w * sign)),
+            Self::Optimal => optimal_scale(w, weights, |w| part(w * sign)) as f32,
+            Self::MinMax => w.iter().fold(0f32, |max, &w| max.max(part(w * sign))),
         };
         // 0 − 0 rather than −0.
         Ok(Grid { scale: nearest(level(1.0))?, offset: 0.0 - nearest(level(-1.0))? })
@@ -87,6 +89,35 @@ impl GroupFormat for Asymmetric {
         let scale = scale.nearest(above.max(0.0) as f32)?;
         Some(Grid { scale, offset: Scale::F16.nearest(below.min(0.0) as f32)? })
     }
+}
+
+/// The scale of least squared error for weights of that magnitude.
+#[inline(always)]
+fn optimal_scale(w: &[f32], weights: Option<&[f64]>, magnitude: impl Fn(f32) -> f32) -> f64 {
+    match some_count(weights) {
+        Some(h) => weighted_scale(w, h, magnitude),
+        None => f64::from(best_mean(w, magnitude)),
+    }
+}
+
+/// Of weights sorted by magnitude the support is a prefix, and a prefix with mean a gains (Σ h|w|)² / Σ h over all zeros.
+fn weighted_scale(w: &[f32], h: &[f64], magnitude: impl Fn(f32) -> f32) -> f64 {
+    // Magnitude above, inverted index below: one integer sorts by magnitude, ties by index.
+    let key = |(i, &w): (usize, &f32)| u64::from(magnitude(w).to_bits()) << 32 | u64::from(!(i as u32));
+    let mut keys: Vec<u64> = w.iter().enumerate().map(key).collect();
+    keys.sort_unstable_by(|a, b| b.cmp(a));
+    let (mut sum, mut mass) = (0.0, 0.0);
+    let (mut best_gain, mut best_scale) = (0.0, 0.0);
+    for key in keys {
+        let h = h[!(key as u32) as usize];
+        sum += h * f64::from(f32::from_bits((key >> 32) as u32));
+        mass += h;
+        let gain = sum * (sum / mass);
+        if gain > best_gain {
+            (best_gain, best_scale) = (gain, sum / mass);
+        }
+    }
+    best_scale
 }
 
 #[cfg(test)]
