@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const COMMANDS: [&str; 10] =
-    ["init", "schema", "run", "plan", "stats", "inspect", "eval", "report", "generate", "logits"];
+const COMMANDS: [&str; 11] =
+    ["init", "schema", "run", "plan", "stats", "sweep", "inspect", "eval", "report", "generate", "logits"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,6 +1,6 @@
 //! The words of the command line.
 
-use crate::commands::{eval, generate, init, inspect, logits, plan, report, run, schema, stats};
+use crate::commands::{eval, generate, init, inspect, logits, plan, report, run, schema, stats, sweep};
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -46,6 +46,7 @@ pub enum Command {
     Run(run::Args),
     Plan(plan::Args),
     Stats(stats::Args),
+    Sweep(sweep::Args),
     Inspect(inspect::Args),
     Eval(eval::Args),
     Report(report::Args),

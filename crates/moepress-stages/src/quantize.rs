@@ -4,6 +4,9 @@
 //! or `row`), `symmetric`, `scales`, `grid`, `classes`, `solver`, `codec`, and for the solver gptq `damp`, `act_order` and
 //! `weighted`.
 //!
+//! `codec`: `fields`, `best` (the smallest of all) or `planes`, of which a reader may do with the first: they hold the
+//! highest bits of all codes (matryoshka weights, arXiv 2504.15299).
+//!
 //! Solver `nearest`: every weight to the nearest level of its group's grid. Solver `hqq` (Badri and Shaji, 2023): the
 //! same, once grids are moved so that most errors are small and few are large. Solver `gptq` (arXiv 2210.17323): columns
 //! in turn, the later ones making up for the errors of the earlier ones on the calibration text, whose hidden states
@@ -13,7 +16,7 @@ use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError};
 use crate::targets::{CODES, OF_FORMAT, any_grouped, classes, codec, format, grid, matrices};
 use moepress_model::{Class, Edit, ModelSpec, Solver, Tensor, await_inputs};
-use moepress_quant::codec::Packing;
+use moepress_quant::codec::{Codec, Packing};
 use moepress_quant::formats::GridRule;
 use moepress_quant::{Format, Grouped};
 use moepress_recipe::{Params, RecipeError, StageSpec};
@@ -78,6 +81,45 @@ fn solver(params: &Params) -> Result<Solver, RecipeError> {
 }
 
 impl Quantize {
+    /// The matrices that are rounded, and their formats.
+    fn targets(&self, spec: &ModelSpec) -> Vec<(Tensor, Format)> {
+        match &self.uniform {
+            Some((format, classes)) => {
+                matrices(spec, classes).into_iter().map(|tensor| (tensor, *format)).collect()
+            }
+            None => {
+                let assigned = |tensor| {
+                    spec.format(tensor).filter(|f| matches!(f, Format::Grouped(_))).map(|f| (tensor, f))
+                };
+                spec.tensors().into_iter().filter_map(assigned).collect()
+            }
+        }
+    }
+
+    /// Planes are for whole numbers, and cost what was planned for rows of whole bytes.
+    fn check_planes(&self, spec: &ModelSpec) -> Result<(), RecipeError> {
+        if self.codec != Packing::Planes {
+            return Ok(());
+        }
+        for (tensor, format) in self.targets(spec) {
+            let message = match format {
+                Format::Grouped(grouped) if !Codec::has_planes(grouped) => {
+                    format!("planes are for int2, int3, int4 and int8, {tensor} is in {format}")
+                }
+                _ if spec
+                    .shape(tensor)
+                    .and_then(|shape| shape.last().copied())
+                    .is_some_and(|cols| cols % 8 > 0) =>
+                {
+                    format!("planes need rows of a multiple of 8 weights, which those of {tensor} have not")
+                }
+                _ => continue,
+            };
+            return Err(self.params.params.error("codec", message));
+        }
+        Ok(())
+    }
+
     /// How codes are found and stored, in words.
     fn how(&self) -> String {
         let mut words = match self.solver {
@@ -93,7 +135,11 @@ impl Quantize {
             words.extend(flags.into_iter().filter(|(on, _)| *on).map(|(_, word)| word.to_owned()));
         }
         words.extend(self.grid.map(|rule| format!("grid {}", rule.name())));
-        words.extend((self.codec == Packing::Best).then(|| "codec best".to_owned()));
+        words.extend(match self.codec {
+            Packing::Fields => None,
+            Packing::Best => Some("codec best".to_owned()),
+            Packing::Planes => Some("in planes".to_owned()),
+        });
         words.join(", ")
     }
 }
@@ -118,7 +164,7 @@ impl Stage for Quantize {
                 "the model has no matrices of these classes"
             }
             Some(_) if any_grouped(spec) => "formats were chosen before; leave `format` out, or assign_bits",
-            _ => return Ok(()),
+            _ => return Ok(self.check_planes(spec)?),
         };
         Err(self.params.error(message).into())
     }
@@ -129,17 +175,8 @@ impl Stage for Quantize {
 
     fn decide(&self, evidence: &Evidence<'_>) -> Result<Decision, StageError> {
         let spec = evidence.spec;
-        let targets: Vec<(Tensor, Format)> = match &self.uniform {
-            Some((format, classes)) => {
-                matrices(spec, classes).into_iter().map(|tensor| (tensor, *format)).collect()
-            }
-            None => {
-                let assigned = |tensor| {
-                    spec.format(tensor).filter(|f| matches!(f, Format::Grouped(_))).map(|f| (tensor, f))
-                };
-                spec.tensors().into_iter().filter_map(assigned).collect()
-            }
-        };
+        self.check_planes(spec)?;
+        let targets = self.targets(spec);
         let Self { solver, grid, codec, .. } = *self;
         let encode = |(tensor, format)| Edit::Encode { tensor, format, solver, grid, codec };
         let edits: Vec<Edit> = targets.into_iter().map(encode).collect();
@@ -150,7 +187,7 @@ impl Stage for Quantize {
             )),
             _ => None,
         };
-        Ok(Decision { edits, notes: note.into_iter().collect() })
+        Ok(Decision { edits, notes: note.into_iter().collect(), predicted: None })
     }
 }
 
@@ -193,6 +230,7 @@ mod tests {
                 "gptq, damp 0.01, weighted, grid optimal: int3-g64",
             ),
             ("{format: fp8, group: row}", "nearest: fp8-row"),
+            ("{format: int8, codec: planes}", "nearest, in planes: int8-g64"),
             ("{format: mxfp4, solver: gptq}", "gptq, damp 0.01: mxfp4"),
         ] {
             let what = format!("quantize {what} for experts");
@@ -210,6 +248,17 @@ mod tests {
             let found = refused(&format!("quantize: {yaml}"));
             assert!(found.contains(error), "{found}");
         }
+    }
+
+    #[test]
+    fn planes_are_for_whole_numbers_and_whole_bytes() {
+        let checked = |yaml: &str| stage(yaml).check(&toy()).err().map(|error| error.to_string());
+        let attention = "classes: [attention], codec: planes";
+        assert_eq!(checked(&format!("quantize: {{format: int8, {attention}}}")), None);
+        let ternary = checked(&format!("quantize: {{format: ternary, {attention}}}")).unwrap();
+        assert!(ternary.contains("quantize.codec: planes are for int2"), "{ternary}");
+        let narrow = checked("quantize: {format: int8, codec: planes}").unwrap();
+        assert!(narrow.contains("multiple of 8 weights") && narrow.contains("down_proj"), "{narrow}");
     }
 
     #[test]

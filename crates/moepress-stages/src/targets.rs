@@ -68,8 +68,12 @@ pub(crate) fn grid(format: Grouped, params: &Params) -> Result<Option<GridRule>,
 
 /// The parameter `codec`: how codes are stored.
 pub(crate) fn codec(params: &Params) -> Result<Packing, RecipeError> {
-    let word = params.word("codec", Some("fields"), &["fields", "best"])?;
-    Ok(if word == "best" { Packing::Best } else { Packing::Fields })
+    let word = params.word("codec", Some("fields"), &["fields", "best", "planes"])?;
+    Ok(match word.as_str() {
+        "best" => Packing::Best,
+        "planes" => Packing::Planes,
+        _ => Packing::Fields,
+    })
 }
 
 /// The parameter `classes`: which matrices are meant, the routed experts unless told.

@@ -14,6 +14,7 @@ mod report_file;
 pub mod run;
 pub mod schema;
 pub mod stats;
+pub mod sweep;
 
 use crate::events::Events;
 use crate::interrupt::Interrupt;

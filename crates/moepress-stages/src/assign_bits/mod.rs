@@ -68,6 +68,8 @@ impl Task<'_> {
 struct Chosen {
     formats: Vec<(Tensor, Format)>,
     notes: Vec<String>,
+    /// Increase of the negative log-likelihood, where the method predicts it.
+    predicted: Option<f64>,
 }
 
 type Build = fn(&Params) -> Result<Box<dyn Method>, RecipeError>;
@@ -223,6 +225,7 @@ impl Stage for AssignBits {
         }
         decision.notes.push(format!("assign_bits: {} of {budget} bytes used", after.total_bytes()));
         decision.notes.extend(chosen.notes);
+        decision.predicted = chosen.predicted;
         Ok(decision)
     }
 }
