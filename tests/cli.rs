@@ -7,8 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const COMMANDS: [&str; 11] =
-    ["init", "schema", "run", "plan", "stats", "sweep", "inspect", "eval", "report", "generate", "logits"];
+const COMMANDS: [&str; 12] = [
+    "init", "schema", "run", "plan", "stats", "sweep", "inspect", "eval", "report", "generate", "logits",
+    "bench",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -4,6 +4,7 @@ import argparse
 import json
 import resource
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def arguments(description):
     parser.add_argument("--batch", type=int, default=4, help="windows at a time")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--turns", action="store_true", help="a repeat for every line of input, seconds to the output")
     parser.add_argument("--seed", type=int, default=0, help="of the token ids, which are random")
     return parser
 
@@ -51,6 +53,14 @@ def timed(repeats, sweep):
         result = sweep()
         seconds.append(time.perf_counter() - start)
     return seconds, result
+
+
+def take_turns(sweep):
+    """One repeat for every line of standard input; for benches/sweep.py."""
+    print(json.dumps({"ready": True}), flush=True)
+    for _ in sys.stdin:
+        seconds, _ = timed(1, sweep)
+        print(json.dumps({"seconds": seconds[0]}), flush=True)
 
 
 def report(a, seconds, **more):

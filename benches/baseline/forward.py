@@ -9,7 +9,7 @@ one instead); prints one JSON object. Needs torch and transformers.
 import torch
 import torch.nn.functional as F
 
-from common import arguments, batches, load, report, timed
+from common import arguments, batches, load, report, take_turns, timed
 
 IMPLEMENTATIONS = ("eager", "grouped_mm", "batched_mm")
 # batched_mm copies the weights of the chosen experts for every token.
@@ -56,6 +56,8 @@ def main():
             tried, chosen = {}, a.experts
         model.set_experts_implementation(chosen)
         step(inputs[0])
+        if a.turns:
+            return take_turns(lambda: sum(step(ids) for ids in inputs))
         seconds, total = timed(a.repeats, lambda: sum(step(ids) for ids in inputs))
     more = {} if a.hidden_only else {"loss": total / (a.windows * (a.tokens - 1))}
     tried = {name: round(value, 4) for name, value in tried.items()}

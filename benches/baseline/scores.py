@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from common import arguments, batches, load, report, timed
+from common import arguments, batches, load, report, take_turns, timed
 
 
 class Sums:
@@ -114,6 +114,8 @@ def main():
 
     instrument(model)
     step(inputs[0])
+    if a.turns:
+        return take_turns(sweep)
     seconds, (total, layers) = timed(a.repeats, sweep)
     if a.out:
         write(a.out, layers)

@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p moepress-calibrate --bench sweep -- MODEL [backward] [--windows N] [--tokens N] [--threads N] [--repeat N]`
 //!
-//! Prints one JSON object. `benches/sweep.py` runs it in turns with the baselines in Python.
+//! Prints one JSON object. With `--turns` it measures once for every line of input; that is how `benches/sweep.py` runs it
+//! in turns with the baselines in Python.
 
 #![allow(clippy::print_stdout)]
 
@@ -48,20 +49,32 @@ fn main() -> Result<(), Error> {
         false => Needs::of([Need::Routing]),
     };
     let means = Means::unlimited(&Device::flex());
-    sweep(&model, &windows[..1], &needs, &means, &Silent)?;
-    let mut seconds = Vec::new();
-    for _ in 0..repeat {
+    let measure = || -> Result<f64, Error> {
         let started = Instant::now();
         sweep(&model, &windows, &needs, &means, &Silent)?;
-        seconds.push(started.elapsed().as_secs_f64());
-    }
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
+        Ok(started.elapsed().as_secs_f64())
+    };
+    measure()?;
     let tokens = (count * window) as f64;
     // Back: the layer again, and twice the work of a product for the gradients, of which those of weights are not
     // formed: once again.
     let passes = if backward { 3.0 } else { 1.0 };
-    let rate = passes * tokens * flops_per_token(model.spec(), window, backward) / median / 1e9;
+    let rate =
+        |seconds: f64| passes * tokens * flops_per_token(model.spec(), window, backward) / seconds / 1e9;
+    if words.iter().any(|word| word == "--turns") {
+        println!("{{\"ready\": true}}");
+        for line in std::io::stdin().lines() {
+            line?;
+            let (seconds, peak) = (measure()?, peak(threads));
+            let gflops = rate(seconds);
+            println!("{{\"seconds\": {seconds}, \"gflops\": {gflops:.1}, \"peak_gflops\": {peak:.1}}}");
+        }
+        return Ok(());
+    }
+    let mut seconds = (0..repeat).map(|_| measure()).collect::<Result<Vec<_>, _>>()?;
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let rate = rate(median);
     println!(
         "{{\"tokens_per_second\": {:.1}, \"seconds\": {seconds:?}, \"gflops\": {rate:.1}, \"peak_gflops\": {:.1}}}",
         tokens / median,

@@ -6,6 +6,7 @@ use moepress_model::{LayerWeights, ModelSpec, Moe, Part, Tensor};
 use moepress_nn::{Block, BlockError, Builder, Device, Expert, Linear, MakeLinear, dense};
 use moepress_quant::formats::encode_nearest;
 use moepress_quant::{Format, Stored};
+use rayon::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,13 +42,9 @@ impl<'a> Layer<'a> {
 
     /// The whole layer.
     pub fn block(&self) -> Result<Block, CalibrateError> {
-        let mut experts = Vec::with_capacity(self.count());
         let mut block = self.core()?;
-        // One by one: the stored form of an expert is dropped before the next is read.
-        for index in 0..self.count() {
-            experts.extend(self.experts(&[index])?.into_iter().map(|(_, expert)| expert));
-        }
-        block.put_experts(experts);
+        let all: Vec<usize> = (0..self.count()).collect();
+        block.put_experts(self.experts(&all)?.into_iter().map(|(_, expert)| expert).collect());
         Ok(block)
     }
 
@@ -101,12 +98,12 @@ impl<'a> Layer<'a> {
 
     /// These experts, with their indices.
     pub fn experts(&self, indices: &[usize]) -> Result<Vec<(usize, Expert)>, CalibrateError> {
-        let mut experts = Vec::with_capacity(indices.len());
-        for &index in indices {
+        // One by one on each thread: the stored form of an expert is dropped before the next is read.
+        let expert = |&index: &usize| {
             let weights = self.source.share(self.index, &Share::Experts(vec![index]))?;
-            experts.push((index, self.build(weights, |builder| builder.expert(index))?));
-        }
-        Ok(experts)
+            Ok((index, self.build(weights, |builder| builder.expert(index))?))
+        };
+        indices.par_iter().map(expert).collect()
     }
 
     fn build<T>(

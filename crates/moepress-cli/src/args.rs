@@ -1,6 +1,10 @@
 //! The words of the command line.
 
+<<<<<<< HEAD
 use crate::commands::{eval, generate, init, inspect, logits, plan, report, run, schema, stats, sweep};
+=======
+use crate::commands::{bench, eval, generate, init, inspect, logits, plan, report, run, schema, stats};
+>>>>>>> main
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -52,6 +56,7 @@ pub enum Command {
     Report(report::Args),
     Generate(generate::Args),
     Logits(logits::Args),
+    Bench(bench::Args),
 }
 
 /// The backend of that name.

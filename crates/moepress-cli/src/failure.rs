@@ -1,5 +1,6 @@
 //! Why a command ended early: an exit code and one line.
 
+use moepress_bench::BenchError;
 use moepress_checkpoint::{CheckpointError, ErrorKind};
 use moepress_eval::EvalError;
 use moepress_nn::DeviceError;
@@ -130,6 +131,17 @@ impl From<RuntimeError> for Failure {
     }
 }
 
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        match error {
+            BenchError::Checkpoint(error) => error.into(),
+            BenchError::Runtime(error) => error.into(),
+            BenchError::Format(_) | BenchError::Context { .. } => Self::usage(error),
+            BenchError::Product(_) | BenchError::Threads(_) => Self::new(Reason::Fault, error),
+        }
+    }
+}
+
 impl From<RecipeError> for Failure {
     fn from(error: RecipeError) -> Self {
         Self::usage(error)
@@ -153,7 +165,7 @@ mod tests {
         assert_eq!(code(PipelineError::Memory { needed: 2, available: 1 }.into()), 4);
         assert_eq!(code(PipelineError::Cancelled.into()), 130);
         assert_eq!(code(TextError::TooShort { file: path, found: 1, needed: 2 }.into()), 3);
-        assert_eq!(code(RuntimeError::Temperature(-1.0).into()), 2);
+        assert_eq!(code(RuntimeError::Sampling("x".to_owned()).into()), 2);
         assert_eq!(Failure::new(Reason::Interrupted(15), "").code(), 143);
     }
 

@@ -1,15 +1,15 @@
 //! How fast a model writes.
 
-use moepress_runtime::{Model, RuntimeError, Session, likeliest};
+use moepress_runtime::{Model, Precision, RuntimeError, Session, likeliest};
 use std::time::Instant;
 
-/// Tokens per second of `count` greedy steps after `prompt`, one sequence on the calling thread; the prompt
+/// Tokens per second of `count` greedy steps after `prompt`, one sequence, as fast as `generate` runs it; the prompt
 /// itself is not timed, and end tokens do not end it.
 ///
 /// # Errors
 /// The prompt is empty, has unknown tokens, or leaves no room for `count` tokens in the context.
 pub fn decode_speed(model: &Model, prompt: &[u32], count: usize) -> Result<f64, RuntimeError> {
-    let mut session = Session::new(model);
+    let mut session = Session::new(model, Precision::Fast);
     let mut logits = session.prefill(prompt)?;
     let started = Instant::now();
     for _ in 0..count {

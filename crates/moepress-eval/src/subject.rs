@@ -6,13 +6,13 @@ use moepress_calibrate::{Chunk as Windows, Layout, Passage, Spool};
 use moepress_checkpoint::{Progress, Source};
 use moepress_model::ModelSpec;
 use moepress_nn::{Device, Head, Tensor};
-use moepress_runtime::{Model, RuntimeError, check, packed};
+use moepress_runtime::{Blocks, RuntimeError, check, packed};
 use std::time::Instant;
 
 /// A model to evaluate.
 pub enum Subject<'a> {
     /// All of it is in memory.
-    Loaded(&'a Model),
+    Loaded(&'a Blocks),
     /// It is read layer by layer.
     Streamed(Streamed<'a>),
 }
@@ -62,7 +62,7 @@ impl Subject<'_> {
 
 /// A model that is ready to score chunks.
 pub(crate) enum Running<'a> {
-    Loaded(&'a Model),
+    Loaded(&'a Blocks),
     Streamed(Box<Walked<'a>>),
 }
 

@@ -4,7 +4,7 @@
 
 use moepress_checkpoint::{Checkpoint, Files, OsFiles, Progress, Silent};
 use moepress_eval::{EvalError, Subject, Text, Window, decode_speed, evaluate};
-use moepress_runtime::Model;
+use moepress_runtime::{Blocks, Model};
 use moepress_text::{Bos, Form, Protocol, Sampler, Sampling, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,9 +13,13 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
 }
 
-fn model() -> Model {
+fn checkpoint() -> Checkpoint {
     let files: Arc<dyn Files> = Arc::new(OsFiles);
-    Model::load(&Checkpoint::open(&files, &fixtures().join("demo-qwen3-moe")).unwrap()).unwrap()
+    Checkpoint::open(&files, &fixtures().join("demo-qwen3-moe")).unwrap()
+}
+
+fn model() -> Blocks {
+    Blocks::load(&checkpoint()).unwrap()
 }
 
 fn text(name: &str, count: usize) -> Text {
@@ -68,7 +72,7 @@ fn results_do_not_depend_on_threads_and_the_original_has_no_distance() {
 #[test]
 fn decoding_has_a_speed() {
     let prompt = &text("novel", 1).windows[0].ids;
-    let speed = decode_speed(&model(), prompt, 64).unwrap();
+    let speed = decode_speed(&Model::load(&checkpoint()).unwrap(), prompt, 64).unwrap();
     println!("{speed:.0} tokens/s");
     assert!(speed > 0.0);
 }

@@ -5,7 +5,7 @@
 use moepress_calibrate::{CalibrateError, Layout, Spool, Work};
 use moepress_checkpoint::{Checkpoint, Files, OsFiles, Progress, Silent, Source};
 use moepress_eval::{EvalError, Evaluation, Streamed, Subject, Text, Window, evaluate};
-use moepress_runtime::{Model, RuntimeError};
+use moepress_runtime::{Blocks, RuntimeError};
 use moepress_stats::Needs;
 use std::path::Path;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ fn the_figures_are_those_of_models_in_memory() {
     ];
     for (name, other) in pairs {
         let (name, other) = (model(name), model(other));
-        let loaded = [&name, &other].map(|model| Model::load(model).unwrap());
+        let loaded = [&name, &other].map(|model| Blocks::load(model).unwrap());
         let [a, b] = loaded.each_ref().map(Subject::Loaded);
         let wanted = figures(evaluate(&a, Some(&b), &texts(), &Silent).unwrap());
         assert!(wanted.overall.divergence.unwrap().mean > 0.0);

@@ -1,21 +1,20 @@
-//! The product of a single input with plain bf16 rows, which need no unpacking to memory.
+//! Products of single inputs with plain rows, which need no unpacking to memory.
 
-/// Running sums: enough independent chains of additions to hide their latency.
-const LANES: usize = 16;
+use crate::vector::dots_of;
+use moepress_quant::{Dtype, Plain};
 
-/// y = x · Wᵀ, `[rows]`, with x `[cols]`, `cols` > 0, and the little-endian bf16 numbers of W `[rows, cols]`.
-pub(crate) fn dots_bf16(x: &[f32], w: &[u8], y: &mut [f32]) {
-    let rows = w.as_chunks::<2>().0.chunks_exact(x.len());
-    y.iter_mut().zip(rows).for_each(|(y, row)| *y = dot(x, row));
-}
-
-fn dot(x: &[f32], w: &[[u8; 2]]) -> f32 {
-    let product = |x: &f32, w: &[u8; 2]| x * f32::from_bits(u32::from(u16::from_le_bytes(*w)) << 16);
-    let ((x, x_rest), (w, w_rest)) = (x.as_chunks::<LANES>(), w.as_chunks::<LANES>());
-    let mut sums = [0.0; LANES];
-    for (x, w) in x.iter().zip(w) {
-        sums.iter_mut().zip(x.iter().zip(w)).for_each(|(sum, (x, w))| *sum += product(x, w));
+/// y = x · Wᵀ, `[y.len()]`, with x `[cols]`, `cols` > 0, for the rows of W `[rows, cols]` from `first`.
+pub(crate) fn dots(x: &[f32], w: &Plain, first: usize, y: &mut [f32]) {
+    let bytes = &w.bytes[first * x.len() * w.dtype.bytes()..];
+    match w.dtype {
+        Dtype::Bf16 => dots_of(x, bytes.as_chunks::<2>().0, y),
+        Dtype::F32 => dots_of(x, bytes.as_chunks::<4>().0, y),
+        Dtype::F16 => {
+            let mut row = vec![0.0; x.len()];
+            for (i, y) in y.iter_mut().enumerate() {
+                w.read_f32((first + i) * x.len(), &mut row);
+                dots_of(x, &row, std::slice::from_mut(y));
+            }
+        }
     }
-    sums.iter_mut().zip(x_rest.iter().zip(w_rest)).for_each(|(sum, (x, w))| *sum += product(x, w));
-    sums.iter().sum()
 }

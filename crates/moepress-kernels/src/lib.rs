@@ -1,28 +1,66 @@
 //! Products with matrices as they are stored: y = x · Wᵀ without expanding the whole of W.
 //!
-//! The kernels form a ladder, each held against the one below it:
+//! The kernels form a ladder, each held against the definition, [`matmul_reference`], one weight at a time in f64:
 //!
-//! 1. [`matmul_reference`]: one weight at a time in f64; the definition.
-//! 2. [`matmul`]: tiles of rows unpacked to f32, then multiplied; runs every format there is.
+//! | kernel | weights | inputs | computed in |
+//! |---|---|---|---|
+//! | `rows::unpacked` | any | [`Precision::Exact`] | f32, 64 rows unpacked at a time |
+//! | `dot` | plain | fewer than sixteen | f32, straight from the stored numbers |
+//! | `isa::{portable, avx2, avx512}` | packed | [`Precision::Fast`] | dot products of codes and eight-bit activations |
+//! | `isa::bf16` | bf16 | sixteen or more, [`Precision::Fast`] | pairs of bf16 products |
 //!
-//! **Error bound.** For finite inputs whose products and sums stay in the range of f32, every element of
-//! every f32 kernel satisfies |y − ref| ≤ c · ε · Σⱼ |xⱼ| |wⱼ| + c · 2⁻¹²⁶ with ε = 2⁻²³ and c = `cols`, the
-//! worst case of any order of summation (Higham, Accuracy and Stability of Numerical Algorithms, §3.1), twice
-//! over; rounding errors of random sign grow as √`cols`. The second term covers underflow.
+//! The instruction set is chosen at run time. [`matmuls`] spreads several products over the threads of rayon.
 //!
-//! **Determinism.** A result depends on the inputs alone on one kind of processor, never on threads. Between
-//! processors with different vector units, and between a row computed alone and in a larger batch, the order
-//! of summation may differ within the bound.
+//! **Error bounds**, for finite inputs whose products and sums stay in the range of f32; ε = 2⁻²³, c = `cols`.
+//!
+//! - f32: |y − ref| ≤ c · ε · Σⱼ |xⱼ| |wⱼ| + c · 2⁻¹²⁶, the worst case of any order of summation (Higham, Accuracy
+//!   and Stability of Numerical Algorithms, §3.1), twice over; rounding errors of random sign grow as √c. The second
+//!   term covers underflow.
+//! - Eight-bit activations: with the step σⱼ, 1/127 of the largest magnitude in the block of 128 columns that j
+//!   belongs to, |y − ref| ≤ ½ Σⱼ σⱼ |wⱼ| + (c / 256 + 16) · ε · Σⱼ mⱼ (|xⱼ| + σⱼ) + c · 2⁻¹¹⁸ · max |w|. mⱼ is |wⱼ|,
+//!   and with offsets scale · code + |offset|. The dot products of codes are exact; the first term is the rounding of
+//!   activations, at most half a step each; the last covers blocks that are zeros to eight bits and f32.
+//! - bf16 activations: |y − ref| ≤ (2⁻⁸ + c · ε) · Σⱼ |xⱼ| |wⱼ| + 2⁻¹²⁵ · Σⱼ (|xⱼ| + |wⱼ| + 1); subnormal numbers count as
+//!   zeros.
+//!
+//! **Determinism.** A result depends on the inputs alone on one kind of processor, never on threads. With eight-bit
+//! activations, and with plain weights and fewer than sixteen inputs, it does not depend on the other rows of a batch
+//! either; elsewhere the order of summation may differ between a row computed alone and in a larger batch, and between
+//! processors with different vector units.
 
+mod activations;
 mod dot;
+#[allow(unsafe_code)] // vector instructions
+#[allow(clippy::needless_range_loop)]
+// adaptors take closures, which would not be compiled for the instruction set
+mod isa;
+#[allow(unsafe_code)] // vector instructions
+#[allow(clippy::needless_range_loop)] // as in isa
+mod limits;
+mod matmul;
+#[allow(unsafe_code)] // gemm has no safe entry
 mod product;
 mod reference;
-mod tile;
+mod rows;
+#[cfg(test)]
+mod tests;
+#[allow(unsafe_code)] // calls of functions compiled for the processor
+#[allow(clippy::needless_range_loop)] // lanes by number are what compilers turn into vectors
+mod vector;
 
+pub use activations::{Activations, Precision};
+pub use limits::Limits;
+pub use matmul::{matmul, matmuls};
+pub use product::{Side, product};
 pub use reference::matmul_reference;
-pub use tile::matmul;
+pub use vector::{clamped_swiglu, mix, silu_times, softmax, squares};
 
 use moepress_quant::Stored;
+
+/// The dot products of x with each of `y.len()` rows of its length.
+pub fn dots(x: &[f32], rows: &[f32], y: &mut [f32]) {
+    vector::dots_of(x, rows, y);
+}
 
 /// Why a product has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,12 +78,12 @@ pub enum MatmulError {
 }
 
 /// Rows and columns of `w`, once `x` is known to be `[n, cols]`.
-fn shape(x: &[f32], n: usize, w: &Stored) -> Result<(usize, usize), MatmulError> {
+fn shape(x: &Activations<'_>, w: &Stored) -> Result<(usize, usize), MatmulError> {
     let (rows, cols) = w.matrix_shape();
     // A product that overflows is no slice's length.
-    if n.checked_mul(cols) == Some(x.len()) {
+    if x.n.checked_mul(cols) == Some(x.values.len()) {
         Ok((rows, cols))
     } else {
-        Err(MatmulError::Input { n, cols, found: x.len() })
+        Err(MatmulError::Input { n: x.n, cols, found: x.values.len() })
     }
 }

@@ -1,47 +1,52 @@
-//! The f32 product of inputs with one unpacked tile: the only file that calls gemm, and with it unsafe code.
+//! Products of plain f32 matrices: the only file that calls gemm.
 
-/// Writes x · tileᵀ to columns `first..first + m` of y: x is `[n, cols]`, tile `[m, cols]`, y `[n, rows]`,
-/// with `cols` > 0 and m = `tile.len() / cols`.
+/// How the second factor of a [`product`] lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// `[n, k]`: its rows meet the rows of the first.
+    Rows,
+    /// `[k, n]`: its columns do.
+    Columns,
+}
+
+/// c = a · b, `[m, n]`, on the calling thread: a is `[m, k]`, and b as `side` says.
 ///
-/// Slices of other lengths leave y as it is.
-#[allow(unsafe_code)] // gemm has no safe entry
-pub(crate) fn product(
-    x: &[f32],
-    n: usize,
-    tile: &[f32],
-    cols: usize,
-    y: &mut [f32],
-    rows: usize,
-    first: usize,
-) {
-    let m = tile.len().checked_div(cols).unwrap_or(0);
-    let fits = n.checked_mul(cols) == Some(x.len())
-        && m * cols == tile.len()
-        && n.checked_mul(rows) == Some(y.len())
-        && first.checked_add(m).is_some_and(|end| end <= rows);
-    debug_assert!(fits);
-    if !fits || n == 0 || m == 0 {
+/// # Panics
+/// Slices that do not hold as many numbers.
+pub fn product(a: &[f32], b: &[f32], side: Side, [m, n, k]: [usize; 3], c: &mut [f32]) {
+    let fits = m.checked_mul(k) == Some(a.len())
+        && n.checked_mul(k) == Some(b.len())
+        && m.checked_mul(n) == Some(c.len());
+    assert!(fits, "no product of {} and {} numbers with {:?}", a.len(), b.len(), [m, n, k]);
+    if k == 0 {
+        c.fill(0.0);
+    }
+    if m == 0 || n == 0 || k == 0 {
         return;
     }
-    let y = &mut y[first..];
-    // SAFETY: the strides address x[i * cols + k], tile[r * cols + k] and y[first + i * rows + r] for i < n,
-    // r < m and k < cols, all inside their slices by the checks above; y is borrowed mutably and so overlaps
-    // neither input; no slice is longer than isize::MAX, so no stride is.
+    // Distance of neighbours along n, and along k.
+    let (along_n, along_k) = match side {
+        Side::Rows => (k, 1),
+        Side::Columns => (1, n),
+    };
+    // SAFETY: the strides address a[i * k + l], c[i * n + j] and b[j * along_n + l * along_k] for i < m, j < n and
+    // l < k, all inside their slices by the check above; c is borrowed mutably and so overlaps neither factor; no
+    // slice is longer than isize::MAX, so no stride is.
     unsafe {
         gemm::gemm(
-            n,
             m,
-            cols,
-            y.as_mut_ptr(),
+            n,
+            k,
+            c.as_mut_ptr(),
             1,
-            rows as isize,
+            n as isize,
             false,
-            x.as_ptr(),
+            a.as_ptr(),
             1,
-            cols as isize,
-            tile.as_ptr(),
-            cols as isize,
-            1,
+            k as isize,
+            b.as_ptr(),
+            along_n as isize,
+            along_k as isize,
             0.0,
             1.0,
             false,
@@ -57,9 +62,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tile_fills_its_columns_only() {
-        let mut y = [9.0; 8];
-        product(&[1.0, 10.0, 2.0, 20.0], 2, &[1.0, 0.0, 1.0, 1.0], 2, &mut y, 4, 1);
-        assert_eq!(y, [9.0, 1.0, 11.0, 9.0, 9.0, 2.0, 22.0, 9.0]);
+    fn both_sides_by_hand() {
+        let mut c = [9.0; 4];
+        product(&[1.0, 10.0, 2.0, 20.0], &[1.0, 0.0, 1.0, 2.0], Side::Rows, [2, 2, 2], &mut c);
+        assert_eq!(c, [1.0, 21.0, 2.0, 42.0]);
+        product(&[1.0, 10.0, 2.0, 20.0], &[1.0, 0.0, 1.0, 2.0], Side::Columns, [2, 2, 2], &mut c);
+        assert_eq!(c, [11.0, 20.0, 22.0, 40.0]);
+        product(&[], &[], Side::Rows, [2, 2, 0], &mut c);
+        assert_eq!(c, [0.0; 4]);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::part::Map;
 use serde::{Deserialize, Serialize};
+use std::f64::consts::TAU;
 
 /// Causal attention with rotary positions, the same in every layer but for its window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,6 +120,48 @@ impl RopeScaling {
         match self {
             Self::Long { original_context, .. } => before <= *original_context && after > *original_context,
             Self::None | Self::Yarn { .. } => false,
+        }
+    }
+}
+
+impl Rope {
+    /// Radians per position of every pair of channels.
+    pub fn frequencies(&self) -> Vec<f64> {
+        let dims = self.dims as f64;
+        let plain = (0..self.dims / 2).map(|pair| self.theta.powf(-2.0 * pair as f64 / dims));
+        match &self.scaling {
+            RopeScaling::None => plain.collect(),
+            RopeScaling::Long { divisors, .. } => {
+                plain.zip(divisors).map(|(f, divisor)| f / divisor).collect()
+            }
+            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, truncate, .. } => {
+                // The pair that turns `rotations` times within the original context (YaRN, section 3.2).
+                let pair = |rotations: f64| {
+                    dims * (*original_context as f64 / (rotations * TAU)).ln() / (2.0 * self.theta.ln())
+                };
+                let (low, high) = match truncate {
+                    true => (pair(*beta_fast).floor(), pair(*beta_slow).ceil()),
+                    false => (pair(*beta_fast), pair(*beta_slow)),
+                };
+                let (low, high) = (low.max(0.0), high.min(dims - 1.0));
+                let high = if low == high { high + 0.001 } else { high };
+                let mix = |(pair, frequency): (usize, f64)| {
+                    let stretched = ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                    frequency / factor * stretched + frequency * (1.0 - stretched)
+                };
+                plain.enumerate().map(mix).collect()
+            }
+        }
+    }
+
+    /// What cosines and sines are multiplied by in a sequence of `tokens`.
+    pub const fn amplitude(&self, tokens: usize) -> f64 {
+        match self.scaling {
+            RopeScaling::None => 1.0,
+            RopeScaling::Yarn { amplitude, .. } => amplitude,
+            RopeScaling::Long { original_context, short_amplitude, long_amplitude, .. } => {
+                if tokens > original_context { long_amplitude } else { short_amplitude }
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 mod attention;
+mod choose;
 mod config;
 mod edit;
 pub mod families;
@@ -17,6 +18,7 @@ mod tensor;
 mod validate;
 
 pub use attention::{Attention, Latent, Pairs, QueryKeyNorm, Rope, RopeScaling};
+pub use choose::{Mixed, sparse_mixer};
 pub use config::{Config, ConfigError};
 pub use edit::{Edit, EditError, Group, Solver, await_inputs};
 pub use families::{Family, family};

@@ -1,8 +1,7 @@
 //! Rotary positions.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use moepress_model::{Attention, Pairs, Rope, RopeScaling};
-use std::f64::consts::TAU;
+use moepress_model::{Attention, Pairs};
 use std::ops::Range;
 
 /// Cosines and sines of consecutive positions, each `[1, 1, tokens, dims]` (halves repeated).
@@ -24,8 +23,8 @@ impl Rotary {
     pub fn part(attention: &Attention, positions: Range<usize>, length: usize, device: &Device) -> Self {
         let rope = &attention.rope;
         let tokens = positions.len();
-        let frequencies = frequencies(rope);
-        let amplitude = amplitude(&rope.scaling, length);
+        let frequencies = rope.frequencies();
+        let amplitude = rope.amplitude(length);
         let half = frequencies.len();
         let table = |f: fn(f64) -> f64| {
             let value = |position: usize, channel: usize| {
@@ -76,43 +75,5 @@ impl Rotary {
         let high = x.clone().slice([0..batch, 0..heads, 0..tokens, dim / 2..dim]);
         let turned = Tensor::cat(vec![high.neg(), low], 3);
         x * self.cos.clone() + turned * self.sin.clone()
-    }
-}
-
-/// Radians per position of every pair of channels.
-fn frequencies(rope: &Rope) -> Vec<f64> {
-    let dims = rope.dims as f64;
-    let plain = (0..rope.dims / 2).map(|pair| rope.theta.powf(-2.0 * pair as f64 / dims));
-    match &rope.scaling {
-        RopeScaling::None => plain.collect(),
-        RopeScaling::Long { divisors, .. } => plain.zip(divisors).map(|(f, divisor)| f / divisor).collect(),
-        RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, truncate, .. } => {
-            // The pair that turns `rotations` times within the original context (YaRN, section 3.2).
-            let pair = |rotations: f64| {
-                dims * (*original_context as f64 / (rotations * TAU)).ln() / (2.0 * rope.theta.ln())
-            };
-            let (low, high) = match truncate {
-                true => (pair(*beta_fast).floor(), pair(*beta_slow).ceil()),
-                false => (pair(*beta_fast), pair(*beta_slow)),
-            };
-            let (low, high) = (low.max(0.0), high.min(dims - 1.0));
-            let high = if low == high { high + 0.001 } else { high };
-            let mix = |(pair, frequency): (usize, f64)| {
-                let stretched = ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0);
-                frequency / factor * stretched + frequency * (1.0 - stretched)
-            };
-            plain.enumerate().map(mix).collect()
-        }
-    }
-}
-
-/// What cosines and sines are multiplied by in a sequence of `tokens`.
-fn amplitude(scaling: &RopeScaling, tokens: usize) -> f64 {
-    match scaling {
-        RopeScaling::None => 1.0,
-        RopeScaling::Yarn { amplitude, .. } => *amplitude,
-        RopeScaling::Long { original_context, short_amplitude, long_amplitude, .. } => {
-            if tokens > *original_context { *long_amplitude } else { *short_amplitude }
-        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::ops::{from_rows, times, to_rows};
 use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{Bool, Device, Tensor, TensorData};
-use moepress_model::{GroupRank, Routing, RowGroups, Scores};
+use moepress_model::{Mixed, Routing, Scores};
 
 /// The rows chosen per token, `top_k` each, and the weights of all rows `[tokens, rows]`, zero where not chosen.
 /// Differentiable in the weights with the choice held fixed.
@@ -28,14 +28,7 @@ pub(crate) fn choose(
         .chunks_exact(rows)
         .zip(mask.chunks_exact_mut(rows))
         .map(|(ranked, mask)| {
-            let mut ranked = ranked.to_vec();
-            if let Some(correction) = correction {
-                ranked.iter_mut().zip(correction).for_each(|(score, bias)| *score += bias);
-            }
-            if let Some(groups) = routing.groups {
-                leave_groups(&mut ranked, groups);
-            }
-            let chosen = largest(&ranked, routing.top_k);
+            let chosen = routing.choose(ranked, correction);
             chosen.iter().for_each(|&row| mask[row] = 1.0);
             chosen
         })
@@ -48,31 +41,6 @@ pub(crate) fn choose(
     (chosen, times(gates, routing.scale))
 }
 
-/// The `count` largest by value, ties to the lower index.
-fn largest(values: &[f32], count: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.select_nth_unstable_by(count - 1, |&a, &b| values[b].total_cmp(&values[a]).then(a.cmp(&b)));
-    order.truncate(count);
-    order.sort_unstable();
-    order
-}
-
-/// Makes every row outside the best groups impossible to choose.
-fn leave_groups(ranked: &mut [f32], groups: RowGroups) {
-    let size = ranked.len() / groups.count;
-    let rank = |rows: &[f32]| match groups.rank {
-        GroupRank::Largest => rows.iter().copied().fold(f32::NEG_INFINITY, f32::max),
-        GroupRank::TopTwo => largest(rows, size.min(2)).into_iter().map(|row| rows[row]).sum(),
-    };
-    let ranks: Vec<f32> = ranked.chunks_exact(size).map(rank).collect();
-    let kept = largest(&ranks, groups.kept);
-    for (group, rows) in ranked.chunks_exact_mut(size).enumerate() {
-        if kept.binary_search(&group).is_err() {
-            rows.fill(f32::NEG_INFINITY);
-        }
-    }
-}
-
 /// Two rows, one after the other, each weighted by a softmax over the rows that come near the largest one left.
 fn sparse_mixer(logits: Tensor<2>, jitter: f64) -> (Vec<Vec<usize>>, Tensor<2>) {
     let [tokens, rows] = logits.dims();
@@ -81,19 +49,13 @@ fn sparse_mixer(logits: Tensor<2>, jitter: f64) -> (Vec<Vec<usize>>, Tensor<2>) 
         ([(); 2].map(|()| vec![false; tokens * rows]), [(); 2].map(|()| vec![0.0; tokens * rows]));
     let mut chosen = Vec::with_capacity(tokens);
     for (token, values) in values.chunks_exact(rows).enumerate() {
-        let mut pair = Vec::with_capacity(2);
-        for round in 0..2 {
-            let left = |row: &usize| !pair.contains(row);
-            let best = (0..rows).filter(left).reduce(|a, b| if values[b] > values[a] { b } else { a });
-            let Some(best) = best else { break };
-            let most = values[best];
-            for row in 0..rows {
-                let distance = (most - values[row]) / values[row].abs().max(most);
-                far[round][token * rows + row] = !left(&row) || f64::from(distance) > 2.0 * jitter;
-            }
-            picked[round][token * rows + best] = 1.0;
-            pair.push(best);
+        let mixed = moepress_model::sparse_mixer(values, jitter);
+        for (round, Mixed { row, near }) in mixed.iter().enumerate() {
+            let at = token * rows..(token + 1) * rows;
+            far[round][at].iter_mut().zip(near).for_each(|(far, near)| *far = !near);
+            picked[round][token * rows + row] = 1.0;
         }
+        let mut pair: Vec<usize> = mixed.iter().map(|mixed| mixed.row).collect();
         pair.sort_unstable();
         chosen.push(pair);
     }
@@ -114,22 +76,6 @@ fn mask(values: Vec<bool>, shape: [usize; 2], device: &Device) -> Tensor<2, Bool
 mod tests {
     use super::*;
 
-    #[test]
-    fn groups_are_ranked_and_left() {
-        let groups = |kept, rank| RowGroups { count: 3, kept, rank };
-        let scores = [0.9, 0.0, 0.5, 0.6, 0.7, 0.1];
-        let mut largest = scores;
-        leave_groups(&mut largest, groups(1, GroupRank::Largest));
-        assert_eq!(largest.map(|x| x.is_finite()), [true, true, false, false, false, false]);
-        let mut two = scores;
-        leave_groups(&mut two, groups(1, GroupRank::TopTwo));
-        assert_eq!(two.map(|x| x.is_finite()), [false, false, true, true, false, false]);
-    }
-
-    #[test]
-    fn ties_go_to_the_lower_row() {
-        assert_eq!(largest(&[1.0, 2.0, 2.0, 2.0], 2), [1, 2]);
-    }
     #[test]
     fn tokens_whose_rows_survive_keep_their_gates() {
         let kept = [0, 2, 3, 5];

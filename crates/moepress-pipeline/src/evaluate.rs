@@ -6,7 +6,7 @@ use moepress_calibrate::{Layout, PROGRAM, Spool, Work};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Files, Progress, Source};
 use moepress_eval::{Evaluation, Streamed, Subject, Text, decode_speed, evaluate, scoring_memory};
 use moepress_model::ModelSpec;
-use moepress_runtime::Model;
+use moepress_runtime::{Blocks, Model};
 use moepress_stats::Needs;
 use std::path::Path;
 use std::sync::Arc;
@@ -106,14 +106,11 @@ impl Evaluate<'_> {
         let way = Way::choose(&specs, tokens, rayon::current_num_threads(), limit);
         check(way.least, self.memory, true)?;
         let Some(layouts) = way.layouts else {
-            let models = models.iter().map(|&model| Model::load(model)).collect::<Result<Vec<_>, _>>()?;
-            let subjects: Vec<Subject<'_>> = models.iter().map(Subject::Loaded).collect();
+            let loaded = models.iter().map(|&model| Blocks::load(model)).collect::<Result<Vec<_>, _>>()?;
+            let subjects: Vec<Subject<'_>> = loaded.iter().map(Subject::Loaded).collect();
             let evaluation = evaluate(&subjects[0], subjects.get(1), self.texts, progress)?;
-            let mut decode = [None; 2];
-            for (speed, model) in decode.iter_mut().zip(&models) {
-                *speed = prompt.map(|prompt| speed_of(model, prompt)).transpose()?.flatten();
-            }
-            return Ok(Evaluated { evaluation, decode, notes: vec![] });
+            drop(loaded);
+            return Ok(Evaluated { evaluation, decode: speeds(&models, prompt, limit)?, notes: vec![] });
         };
         self.files.create_dir(self.spool).map_err(|e| CheckpointError::writing(self.spool, e))?;
         let mut subjects = vec![];
@@ -126,13 +123,7 @@ impl Evaluate<'_> {
         let removed = self.files.remove_dir_all(self.spool);
         let evaluation = evaluation?;
         removed.map_err(|e| CheckpointError::writing(self.spool, e))?;
-        let mut decode = [None; 2];
-        for (speed, model) in decode.iter_mut().zip(models) {
-            let loaded = Layout::with_margin(PROGRAM + model.spec().total_bytes());
-            if let Some(prompt) = prompt.filter(|_| limit.is_none_or(|limit| loaded <= limit)) {
-                *speed = speed_of(&Model::load(model)?, prompt)?;
-            }
-        }
+        let decode = speeds(&models, prompt, limit)?;
         let note =
             "evaluated layer by layer: with all weights in memory it would take more than there may be";
         Ok(Evaluated { evaluation, decode, notes: vec![note.to_owned()] })
@@ -141,6 +132,22 @@ impl Evaluate<'_> {
 
 /// Tokens that are decoded to measure speed.
 const DECODED: usize = 64;
+
+/// Tokens per second of each model that fits into memory.
+fn speeds(
+    models: &[&Checkpoint],
+    prompt: Option<&[u32]>,
+    limit: Option<u64>,
+) -> Result<[Option<f64>; 2], PipelineError> {
+    let mut decode = [None; 2];
+    for (speed, &model) in decode.iter_mut().zip(models) {
+        let loaded = Layout::with_margin(PROGRAM + model.spec().total_bytes());
+        if let Some(prompt) = prompt.filter(|_| limit.is_none_or(|limit| loaded <= limit)) {
+            *speed = speed_of(&Model::load(model)?, prompt)?;
+        }
+    }
+    Ok(decode)
+}
 
 /// Tokens per second after the beginning of a prompt; none where there is none.
 fn speed_of(model: &Model, prompt: &[u32]) -> Result<Option<f64>, PipelineError> {

@@ -1,6 +1,8 @@
 //! Why a model cannot be loaded or run.
 
 use moepress_checkpoint::{CheckpointError, ErrorKind};
+use moepress_kernels::MatmulError;
+use moepress_model::Tensor;
 use moepress_nn::BlockError;
 
 /// An error of loading or running a model.
@@ -12,6 +14,26 @@ pub enum RuntimeError {
     /// Weights do not fit the description.
     #[error(transparent)]
     Block(#[from] BlockError),
+    /// A tensor that the model needs and was not given in the right shape.
+    #[error("{tensor} is missing or misshapen")]
+    Weight {
+        /// The tensor.
+        tensor: Tensor,
+    },
+    /// Weights that do not fit what they are multiplied with.
+    #[error(transparent)]
+    Product(#[from] MatmulError),
+    /// A budget that not even the experts of one token fit into.
+    #[error("a memory budget of {budget} bytes is too small: {needed} are the least for this model")]
+    Budget {
+        /// The budget.
+        budget: u64,
+        /// Everything but the routed experts, and as many of those as a token goes to.
+        needed: u64,
+    },
+    /// The thread that reads ahead cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
     /// There is nothing to run on.
     #[error("no tokens to run the model on")]
     Empty,
@@ -41,9 +63,9 @@ pub enum RuntimeError {
         /// Sequences.
         batch: usize,
     },
-    /// A temperature that is no temperature.
-    #[error("temperature {0} must be 0 (always the likeliest token) or a number above")]
-    Temperature(f64),
+    /// A rule of sampling that is none, and why.
+    #[error("{0}")]
+    Sampling(String),
     /// A logit that is NaN or infinite.
     #[error("the model computes logits that are not finite: its weights are damaged")]
     NotFinite,
@@ -54,10 +76,14 @@ impl RuntimeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Checkpoint(error) => error.kind(),
-            Self::Block(_) | Self::Token { .. } | Self::NotFinite => ErrorKind::BadInput,
-            Self::Empty | Self::Context { .. } | Self::Batch { .. } | Self::Temperature(_) => {
-                ErrorKind::Usage
-            }
+            Self::Block(_)
+            | Self::Weight { .. }
+            | Self::Product(_)
+            | Self::Token { .. }
+            | Self::NotFinite => ErrorKind::BadInput,
+            Self::Budget { .. } => ErrorKind::NoSpace,
+            Self::Thread(_) => ErrorKind::Io,
+            Self::Empty | Self::Context { .. } | Self::Batch { .. } | Self::Sampling(_) => ErrorKind::Usage,
         }
     }
 }

@@ -1,18 +1,9 @@
-//! Continuing a text.
+//! Continuing texts.
 
-use crate::{Model, RuntimeError, Session};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use crate::sampling::{Sampler, Sampling};
+use crate::session::step_together;
+use crate::{Model, Precision, RuntimeError, Session};
 use std::ops::ControlFlow;
-
-/// How the next token is chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// Divides the logits before softmax; 0 takes the likeliest token, the lower id of equals.
-    pub temperature: f64,
-    /// Of the random numbers; equal seeds give equal texts.
-    pub seed: u64,
-}
 
 /// Why a text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,75 +27,76 @@ pub struct Generated {
     pub stop: Stop,
 }
 
-/// Continues `prompt` by at most `most` tokens; each goes to `on_token` as soon as it is chosen.
+/// What texts are continued with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Request {
+    /// Tokens to add at most.
+    pub most: usize,
+    /// How the next token is chosen; text number i draws from the seed plus i.
+    pub sampling: Sampling,
+    /// How exact products are.
+    pub precision: Precision,
+}
+
+/// A text in the making.
+struct Text<'a> {
+    session: Session<'a>,
+    sampler: Sampler,
+    logits: Vec<f32>,
+    ids: Vec<u32>,
+    stop: Option<Stop>,
+}
+
+/// Continues every prompt; all of them advance a token at a time, in one pass of the model. Each token goes to
+/// `on_token` with the index of its text as soon as it is chosen; a break ends that text.
 ///
 /// # Errors
-/// The temperature is negative or not finite, the prompt is empty, holds a token outside the vocabulary or
-/// is longer than the context, or the model computes logits that are not finite.
+/// The sampling is impossible, a prompt is empty, holds a token outside the vocabulary or is longer than the context,
+/// or the model computes logits that are not finite.
 pub fn generate(
     model: &Model,
-    prompt: &[u32],
-    most: usize,
-    sampling: Sampling,
-    on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
-) -> Result<Generated, RuntimeError> {
-    let Sampling { temperature, seed } = sampling;
-    if !(temperature.is_finite() && temperature >= 0.0) {
-        return Err(RuntimeError::Temperature(temperature));
-    }
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut session = Session::new(model);
-    let mut logits = session.prefill(prompt)?;
-    let mut ids = Vec::new();
-    let stop = loop {
-        if ids.len() == most {
-            break Stop::Length;
-        }
-        let id = match temperature {
-            0.0 => likeliest(&logits),
-            _ => sample(&logits, temperature, random.random()),
-        };
-        if model.spec().end_tokens.contains(&id) {
-            break Stop::EndToken;
-        }
-        ids.push(id);
-        if on_token(id).is_break() {
-            break Stop::Caller;
-        }
-        if session.seen() == model.spec().context {
-            break Stop::Context;
-        }
-        if ids.len() < most {
-            logits = session.step(id)?;
-        }
+    prompts: &[&[u32]],
+    request: Request,
+    on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+) -> Result<Vec<Generated>, RuntimeError> {
+    request.sampling.check()?;
+    let start = |(index, prompt): (usize, &&[u32])| {
+        let mut session = Session::new(model, request.precision);
+        let logits = session.prefill(prompt)?;
+        let sampler = request.sampling.sampler(index as u64);
+        let stop = (request.most == 0).then_some(Stop::Length);
+        Ok(Text { session, sampler, logits, ids: Vec::new(), stop })
     };
-    Ok(Generated { ids, stop })
-}
-
-/// Index of the largest logit, the first of equals.
-pub fn likeliest(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (id, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = id;
+    let mut texts = prompts.iter().enumerate().map(start).collect::<Result<Vec<_>, RuntimeError>>()?;
+    loop {
+        for (index, text) in texts.iter_mut().enumerate().filter(|(_, text)| text.stop.is_none()) {
+            let id = text.sampler.choose(&text.logits);
+            text.stop = if model.spec().end_tokens.contains(&id) {
+                Some(Stop::EndToken)
+            } else {
+                text.ids.push(id);
+                if on_token(index, id).is_break() {
+                    Some(Stop::Caller)
+                } else if text.ids.len() == request.most {
+                    Some(Stop::Length)
+                } else if text.session.seen() == model.spec().context {
+                    Some(Stop::Context)
+                } else {
+                    None
+                }
+            };
         }
-    }
-    best as u32
-}
-
-/// The token where the cumulative softmax of logits / temperature first exceeds `draw`, in 0..1.
-fn sample(logits: &[f32], temperature: f64, draw: f64) -> u32 {
-    let largest = f64::from(logits[likeliest(logits) as usize]);
-    let weights: Vec<f64> = logits.iter().map(|&l| ((f64::from(l) - largest) / temperature).exp()).collect();
-    let mut left = draw * weights.iter().sum::<f64>();
-    for (id, weight) in weights.iter().enumerate() {
-        left -= weight;
-        if left < 0.0 {
-            return id as u32;
+        let mut going: Vec<&mut Text<'_>> = texts.iter_mut().filter(|text| text.stop.is_none()).collect();
+        if going.is_empty() {
+            break;
         }
+        let ids: Vec<u32> = going.iter().filter_map(|text| text.ids.last().copied()).collect();
+        let mut sessions: Vec<_> = going.iter_mut().map(|text| &mut text.session).collect();
+        let logits = step_together(&mut sessions, &ids)?;
+        going.into_iter().zip(logits).for_each(|(text, logits)| text.logits = logits);
     }
-    // Rounding used up the whole sum.
-    likeliest(logits)
+    let end = |text: Text<'_>| Generated { ids: text.ids, stop: text.stop.unwrap_or(Stop::Length) };
+    Ok(texts.into_iter().map(end).collect())
 }
 
 #[cfg(test)]
@@ -114,13 +106,19 @@ mod tests {
 
     fn run(model: &Model, temperature: f64, seed: u64, most: usize) -> Generated {
         let mut seen = Vec::new();
-        let on_token = &mut |id| {
+        let on_token = &mut |index, id| {
+            assert_eq!(index, 0);
             seen.push(id);
             ControlFlow::Continue(())
         };
-        let generated = generate(model, &[1, 2, 3], most, Sampling { temperature, seed }, on_token).unwrap();
-        assert_eq!(seen, generated.ids);
-        generated
+        let generated = generate(model, &[&[1, 2, 3]], request(temperature, seed, most), on_token).unwrap();
+        assert_eq!(seen, generated[0].ids);
+        generated[0].clone()
+    }
+
+    fn request(temperature: f64, seed: u64, most: usize) -> Request {
+        let sampling = Sampling { temperature, seed, ..Sampling::default() };
+        Request { most, sampling, precision: Precision::Exact }
     }
 
     fn endless() -> Model {
@@ -154,29 +152,39 @@ mod tests {
         let ended = run(&Model::load(&toy).unwrap(), 0.0, 0, 100);
         assert_eq!(ended, Generated { ids: whole.ids[..before].to_vec(), stop: Stop::EndToken });
 
-        let sampling = Sampling { temperature: 0.0, seed: 0 };
-        let stopped = generate(&model, &[1, 2, 3], 9, sampling, &mut |_| ControlFlow::Break(())).unwrap();
-        assert_eq!(stopped, Generated { ids: whole.ids[..1].to_vec(), stop: Stop::Caller });
+        let stop = &mut |_, _| ControlFlow::Break(());
+        let stopped = generate(&model, &[&[1, 2, 3]], request(0.0, 0, 9), stop).unwrap();
+        assert_eq!(stopped, [Generated { ids: whole.ids[..1].to_vec(), stop: Stop::Caller }]);
     }
 
     #[test]
-    fn tokens_are_drawn_by_their_probability() {
-        let logits = [0.0, 2f32.ln(), f32::MIN, 5f32.ln()];
-        let mut counts = [0; 4];
-        for i in 0..8000 {
-            counts[sample(&logits, 1.0, (f64::from(i) + 0.5) / 8000.0) as usize] += 1;
+    fn texts_advance_together_as_they_do_alone() {
+        let model = endless();
+        let prompts: [&[u32]; 3] = [&[1, 2, 3], &[9], &[4, 4, 4, 4, 4, 4, 4, 4]];
+        let go = &mut |_, _| ControlFlow::Continue(());
+        let together = generate(&model, &prompts, request(0.0, 0, 20), go).unwrap();
+        assert_eq!(
+            together.iter().map(|text| text.stop).collect::<Vec<_>>(),
+            [Stop::Length, Stop::Length, Stop::Context]
+        );
+        for (prompt, text) in prompts.iter().zip(&together) {
+            assert_eq!(&generate(&model, &[prompt], request(0.0, 0, 20), go).unwrap()[0], text);
         }
-        assert_eq!(counts, [1000, 2000, 0, 5000]);
-        assert_eq!(likeliest(&[1.0, 3.0, 3.0]), 1);
+        assert_eq!(generate(&model, &[], request(0.0, 0, 1), go).unwrap(), []);
+        // One of them is stopped, the others go on.
+        let some =
+            &mut |index, _| if index == 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let some = generate(&model, &prompts[..2], request(0.0, 0, 5), some).unwrap();
+        assert_eq!((some[0].ids.len(), some[1].ids.len(), some[1].stop), (5, 1, Stop::Caller));
     }
 
     #[test]
     fn impossible_requests_are_refused() {
         let model = endless();
         for temperature in [-1.0, f64::NAN, f64::INFINITY] {
-            let sampling = Sampling { temperature, seed: 0 };
-            let result = generate(&model, &[1], 1, sampling, &mut |_| ControlFlow::Continue(()));
-            assert!(matches!(result, Err(RuntimeError::Temperature(_))));
+            let go = &mut |_, _| ControlFlow::Continue(());
+            let result = generate(&model, &[&[1]], request(temperature, 0, 1), go);
+            assert!(matches!(result, Err(RuntimeError::Sampling(_))));
         }
     }
 }

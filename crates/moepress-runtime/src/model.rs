@@ -1,19 +1,30 @@
 //! A loaded model.
 
-use crate::{RuntimeError, packed};
-use moepress_checkpoint::Source;
-use moepress_model::ModelSpec;
-use moepress_nn::{Block, Builder, Device, Embedding, Head, Ignore, KeyValues, MakeLinear, Rotary, Tensor};
-use std::ops::Range;
+use crate::RuntimeError;
+use crate::cache::{Policy, Trace};
+use crate::decoder::{
+    Builder, Cache, CacheReport, Expert, ExpertStore, Layer, LayerCache, Map, Norm, Pass, Resident, Rotary,
+    Span, Streamed,
+};
+use crate::rules::Rule;
+use moepress_checkpoint::{Share, Source};
+use moepress_kernels::{Activations, Precision};
+use moepress_model::{ModelSpec, Moe, Tensor};
+use moepress_quant::Stored;
+use rayon::prelude::*;
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// A model whose weights are in memory, in the formats they are stored in. Shared freely by threads; every
-/// pass runs on the calling one.
+/// A model whose weights are in memory, in the formats they are stored in. Shared freely by threads; every pass
+/// uses all of those of the pool it is called in.
 pub struct Model {
     spec: ModelSpec,
-    embedding: Embedding,
-    head: Head,
-    blocks: Vec<Block>,
-    pub(crate) device: Device,
+    embedding: Arc<Stored>,
+    final_norm: Norm,
+    head: Map,
+    layers: Vec<Layer>,
+    experts: Box<dyn ExpertStore>,
+    trace: Option<Mutex<Trace>>,
+    rules: Vec<Box<dyn Rule>>,
 }
 
 impl Model {
@@ -22,17 +33,100 @@ impl Model {
     /// # Errors
     /// A weight cannot be read, or does not fit the description.
     pub fn load(source: &dyn Source) -> Result<Self, RuntimeError> {
-        Self::load_as(source, &packed, Device::flex())
+        let spec = source.spec().clone();
+        let parts: Vec<(Layer, Vec<Arc<Expert>>)> = (0..spec.layers.len())
+            .into_par_iter()
+            .map(|layer| {
+                let mut builder = Builder::new(&spec, layer, source.layer(layer)?);
+                let core = builder.layer()?;
+                let experts = match spec.moe(layer) {
+                    Some(moe) => {
+                        let expert = |e| Ok(Arc::new(builder.expert(moe, e)?));
+                        (0..moe.experts.len()).map(expert).collect::<Result<_, RuntimeError>>()?
+                    }
+                    None => vec![],
+                };
+                Ok((core, experts))
+            })
+            .collect::<Result<_, RuntimeError>>()?;
+        let (layers, experts) = parts.into_iter().unzip();
+        Self::assemble(spec, source, layers, Box::new(Resident(experts)))
     }
 
-    fn load_as(source: &dyn Source, linear: MakeLinear<'_>, device: Device) -> Result<Self, RuntimeError> {
+    /// Loads everything but the routed experts of `source`, and keeps of those what fits into `budget` bytes together
+    /// with the rest; others are read when they are needed.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; or the budget is too small for the experts of one token, or a thread cannot be started.
+    pub fn load_within(
+        source: Arc<dyn Source + Send + Sync>,
+        budget: u64,
+        policy: Box<dyn Policy>,
+        read_ahead: bool,
+    ) -> Result<Self, RuntimeError> {
         let spec = source.spec().clone();
-        let tensor = |name| source.tensor(name).map_err(RuntimeError::from);
-        let embedding = Embedding::new(&spec, tensor)?;
-        let head = Head::new(&spec, tensor, Some(&embedding), linear, &device)?;
-        let block = |layer| Ok(Builder::new(&spec, layer, source.layer(layer)?, linear, &device).block()?);
-        let blocks = (0..spec.layers.len()).map(block).collect::<Result<_, RuntimeError>>()?;
-        Ok(Self { spec, embedding, head, blocks, device })
+        let sizes = expert_bytes(&spec);
+        let dense = spec.total_bytes() - sizes.iter().flatten().sum::<u64>();
+        let largest: Vec<u64> = sizes.iter().map(|layer| layer.iter().copied().max().unwrap_or(0)).collect();
+        let token = |(layer, moe): (usize, &Moe)| moe.routing.top_k as u64 * largest[layer];
+        let needed = dense + spec.moe_layers().map(token).max().unwrap_or(0);
+        if budget < needed {
+            return Err(RuntimeError::Budget { budget, needed });
+        }
+        let layer = |layer| Builder::new(&spec, layer, source.share(layer, &Share::Core)?).layer();
+        let layers =
+            (0..spec.layers.len()).into_par_iter().map(layer).collect::<Result<_, RuntimeError>>()?;
+        let store = Streamed::new(source.clone(), budget - dense, largest, policy, read_ahead)?;
+        Self::assemble(spec, &*source, layers, Box::new(store))
+    }
+
+    /// What keeping experts within a budget came to; none where all are in memory.
+    pub fn cache_report(&self) -> Option<CacheReport> {
+        self.experts.report()
+    }
+
+    /// Sets the rules that tokens are routed by from now on, besides the router.
+    pub fn route_by(&mut self, rules: Vec<Box<dyn Rule>>) {
+        self.rules = rules;
+    }
+
+    /// Writes down from now on which experts are used.
+    pub fn record(&mut self) {
+        self.trace = Some(Mutex::default());
+    }
+
+    /// What has been written down since [`Self::record`].
+    pub fn recorded(&self) -> Option<Trace> {
+        self.trace.as_ref().map(|trace| trace.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn assemble(
+        spec: ModelSpec,
+        source: &dyn Source,
+        layers: Vec<Layer>,
+        experts: Box<dyn ExpertStore>,
+    ) -> Result<Self, RuntimeError> {
+        let take = |tensor: Tensor| {
+            let stored = source.tensor(tensor)?;
+            match Some(stored.shape()) == spec.shape(tensor) {
+                true => Ok(stored),
+                false => Err(RuntimeError::Weight { tensor }),
+            }
+        };
+        let optional = |tensor: Tensor| match spec.shape(tensor) {
+            Some(_) => take(tensor).map(|stored| Some(stored.to_f32())),
+            None => Ok(None),
+        };
+        let embedding = Arc::new(take(Tensor::Embedding)?);
+        let weight = if spec.tied_embeddings { embedding.clone() } else { Arc::new(take(Tensor::Head)?) };
+        let final_norm = Norm {
+            kind: spec.norm.kind,
+            eps: spec.norm.eps,
+            weight: take(Tensor::FinalNorm)?.to_f32(),
+            bias: optional(Tensor::FinalNormBias)?,
+        };
+        let head = Map { weight, bias: optional(Tensor::HeadBias)? };
+        Ok(Self { spec, embedding, final_norm, head, layers, experts, trace: None, rules: vec![] })
     }
 
     /// What the model is.
@@ -40,43 +134,80 @@ impl Model {
         &self.spec
     }
 
-    /// Hidden states `[ids.len(), hidden]` after the last layer of `batch` sequences of equal length, one
-    /// after the other in `ids`; not yet normed.
+    /// Hidden states `[ids.len(), hidden]` after the last layer of `batch` sequences of equal length, one after the
+    /// other in `ids`; not yet normed. Exact.
     ///
     /// # Errors
-    /// No tokens, a token outside the vocabulary, sequences of different or too great length.
-    pub fn hidden(&self, ids: &[u32], batch: usize) -> Result<Tensor<2>, RuntimeError> {
+    /// No tokens, a token outside the vocabulary, sequences of different or too great length, or an expert that
+    /// cannot be read.
+    pub fn hidden(&self, ids: &[u32], batch: usize) -> Result<Vec<f32>, RuntimeError> {
         if batch == 0 || !ids.len().is_multiple_of(batch) {
             return Err(RuntimeError::Batch { tokens: ids.len(), batch });
         }
-        self.forward(ids, batch, 0..ids.len() / batch, None)
+        let tokens = ids.len() / batch;
+        let spans = vec![Span { tokens, start: 0, length: tokens }; batch];
+        self.forward(ids, &spans, None, Precision::Exact)
     }
 
-    /// Logits `[n, vocab]` of hidden states `[n, hidden]`. Take as many rows at a time as memory allows:
-    /// a thousand of them for a vocabulary of 150,000 are 600 MB.
-    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.head.logits(hidden)
+    /// Logits `[n, vocab]` of hidden states `[n, hidden]`. Take as many rows at a time as memory allows: a thousand of
+    /// them for a vocabulary of 150,000 are 600 MB.
+    ///
+    /// # Errors
+    /// The hidden states are no rows of this model's width.
+    pub fn logits(&self, hidden: &[f32], precision: Precision) -> Result<Vec<f32>, RuntimeError> {
+        let rows = hidden.len() / self.spec.hidden.max(1);
+        let normed = self.final_norm.rows(hidden);
+        let mut logits = self.head.forward(&Activations::new(&normed, rows, precision))?;
+        scale(&mut logits, self.spec.scales.logits);
+        Ok(logits)
     }
 
-    /// As [`Self::hidden`], of the first tokens of the run `place` in their sequences, whose end is that of the
-    /// sequences; with one cache per layer that holds what came before.
+    /// Hidden states `[ids.len(), hidden]` after the last layer of runs of tokens, which continue what their caches
+    /// hold; without caches they are whole sequences.
     pub(crate) fn forward(
         &self,
         ids: &[u32],
-        batch: usize,
-        place: Range<usize>,
-        caches: Option<&mut [KeyValues]>,
-    ) -> Result<Tensor<2>, RuntimeError> {
-        check(&self.spec, ids, place.end)?;
-        let tokens = ids.len() / batch;
-        let positions = place.start..place.start + tokens;
-        let rotary = Rotary::part(&self.spec.attention, positions, place.end, &self.device);
-        let mut caches = caches.map(<[KeyValues]>::iter_mut);
-        let embedded = self.embedding.embed(ids, &self.device);
-        Ok(self.blocks.iter().fold(embedded, |x, block| {
-            let cache = caches.as_mut().and_then(Iterator::next);
-            block.forward(x, batch, &rotary, cache, &mut Ignore)
-        }))
+        spans: &[Span],
+        mut caches: Option<&mut [&mut Cache]>,
+        precision: Precision,
+    ) -> Result<Vec<f32>, RuntimeError> {
+        spans.iter().try_for_each(|span| check(&self.spec, ids, span.length))?;
+        let rotaries: Vec<Rotary> =
+            spans.iter().map(|span| Rotary::new(&self.spec.attention, span)).collect();
+        let pass = Pass {
+            spans,
+            rotaries: &rotaries,
+            precision,
+            experts: &*self.experts,
+            trace: self.trace.as_ref(),
+            rules: &self.rules,
+            layers: &self.layers,
+        };
+        let mut scratch: Cache = vec![LayerCache::default(); if caches.is_none() { spans.len() } else { 0 }];
+        let mut x = self.embed(ids);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let mut own: Vec<&mut LayerCache> = match &mut caches {
+                Some(caches) => caches.iter_mut().map(|cache| &mut cache[index]).collect(),
+                None => scratch.iter_mut().collect(),
+            };
+            layer.forward(index, &mut x, &pass, &mut own)?;
+            scratch.iter_mut().for_each(LayerCache::clear);
+        }
+        Ok(x)
+    }
+
+    fn embed(&self, ids: &[u32]) -> Vec<f32> {
+        let mut rows = vec![0.0; ids.len() * self.spec.hidden];
+        for (out, &id) in rows.chunks_exact_mut(self.spec.hidden.max(1)).zip(ids) {
+            self.embedding.row_to_f32(id as usize, out);
+        }
+        scale(&mut rows, self.spec.scales.embedding);
+        rows
+    }
+
+    /// An empty cache.
+    pub(crate) fn cache(&self) -> Cache {
+        vec![LayerCache::default(); self.layers.len()]
     }
 }
 
@@ -94,20 +225,47 @@ pub fn check(spec: &ModelSpec, ids: &[u32], length: usize) -> Result<(), Runtime
     }
 }
 
+/// Bytes of every routed expert, by layer.
+pub fn expert_bytes(spec: &ModelSpec) -> Vec<Vec<u64>> {
+    let mut bytes: Vec<Vec<u64>> = (0..spec.layers.len())
+        .map(|layer| vec![0; spec.moe(layer).map_or(0, |moe| moe.experts.len())])
+        .collect();
+    for tensor in spec.tensors() {
+        if let Tensor::Layer(layer, part) = tensor
+            && let Some(expert) = part.expert()
+        {
+            bytes[layer][expert] += spec.stored_bytes(tensor);
+        }
+    }
+    bytes
+}
+
+/// x · factor.
+fn scale(x: &mut [f32], factor: f64) {
+    if factor != 1.0 {
+        x.iter_mut().for_each(|x| *x *= factor as f32);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::toy::{Toy, close};
     use moepress_model::{Mlp, Part, Projection, Segment, Tensor as Name};
-    use moepress_nn::{dense, to_rows};
     use moepress_quant::formats::encode_nearest;
     use moepress_quant::{Dtype, Format, Plain, Stored};
 
     const IDS: [u32; 10] = [1, 5, 2, 9, 30, 5, 5, 0, 17, 3];
 
     fn logits(toy: &Toy) -> Vec<f32> {
+        logits_as(toy, Precision::Exact)
+    }
+
+    fn logits_as(toy: &Toy, precision: Precision) -> Vec<f32> {
         let model = Model::load(toy).unwrap();
-        to_rows(model.logits(model.hidden(&IDS, 2).unwrap()))
+        let spans = [Span { tokens: 5, start: 0, length: 5 }; 2];
+        let hidden = model.forward(&IDS, &spans, None, precision).unwrap();
+        model.logits(&hidden, precision).unwrap()
     }
 
     fn rows(stored: &Stored, rows: std::ops::Range<usize>) -> Stored {
@@ -165,9 +323,9 @@ mod tests {
 
     #[test]
     fn packed_weights_compute_as_their_decoded_values() {
-        for format in ["bf16", "ternary-row", "int2-g16", "int3-sym-g64", "int4-row", "int8-g128"] {
-            let mut toy = Toy::new();
-            for (name, stored) in &mut toy.weights {
+        for format in ["bf16", "ternary-g32", "int2-g32", "int3-sym-g64", "int4-row", "int8-g128"] {
+            let (mut packed, mut decoded) = (Toy::new(), Toy::new());
+            for (name, stored) in &mut packed.weights {
                 let (rows, cols) = stored.matrix_shape();
                 let values = stored.to_f32();
                 *stored = match format.parse().unwrap() {
@@ -179,19 +337,20 @@ mod tests {
                         Stored::Packed(encode_nearest(format, rows, cols, &values, None).unwrap())
                     }
                 };
+                let plain = Plain::from_f32(Dtype::F32, stored.shape(), &stored.to_f32());
+                decoded.weights.insert(*name, Stored::Plain(plain));
             }
-            let device = Device::flex();
-            let decoded = Model::load_as(&toy, &|stored| dense(&stored, &device), device.clone()).unwrap();
-            let expected = to_rows(decoded.logits(decoded.hidden(&IDS, 2).unwrap()));
-            close(&logits(&toy), &expected, 1e-5);
+            close(&logits(&packed), &logits(&decoded), 1e-5);
+            // Eight bits per activation: a tiny model with random weights has nothing to average errors over.
+            close(&logits_as(&packed, Precision::Fast), &logits(&decoded), 5e-2);
         }
     }
 
     #[test]
     fn sequences_of_a_batch_do_not_see_each_other() {
         let model = Model::load(&Toy::new()).unwrap();
-        let together = to_rows(model.hidden(&IDS, 2).unwrap());
-        let apart = IDS.chunks(5).flat_map(|ids| to_rows(model.hidden(ids, 1).unwrap()));
+        let together = model.hidden(&IDS, 2).unwrap();
+        let apart = IDS.chunks(5).flat_map(|ids| model.hidden(ids, 1).unwrap());
         close(&together, &apart.collect::<Vec<_>>(), 1e-5);
     }
 
@@ -206,6 +365,36 @@ mod tests {
         assert!(matches!(model.hidden(&[0; 25], 1), Err(RuntimeError::Context { tokens: 25, context: 24 })));
         let mut misshapen = Toy::new();
         misshapen.spec.hidden += 2;
-        assert!(matches!(Model::load(&misshapen), Err(RuntimeError::Block(_))));
+        assert!(matches!(Model::load(&misshapen), Err(RuntimeError::Weight { .. })));
+    }
+
+    #[test]
+    fn a_budget_changes_no_bit() {
+        let toy = Toy::new();
+        let sizes = expert_bytes(&toy.spec);
+        let expert = sizes[0][0];
+        let dense = toy.spec.total_bytes() - sizes.iter().flatten().sum::<u64>();
+        let whole = Model::load(&toy).unwrap().hidden(&IDS, 2).unwrap();
+        let source: Arc<dyn Source + Send + Sync> = Arc::new(toy);
+        for (name, build) in crate::cache::POLICIES {
+            for (experts, read_ahead) in [(2, false), (3, true), (8, true)] {
+                let budget = dense + experts * expert;
+                let mut model = Model::load_within(source.clone(), budget, build(None), read_ahead).unwrap();
+                model.record();
+                for _ in 0..3 {
+                    assert_eq!(model.hidden(&IDS, 2).unwrap(), whole, "{name}, {experts} experts");
+                }
+                let (report, trace) = (model.cache_report().unwrap(), model.recorded().unwrap());
+                let distinct: std::collections::BTreeSet<_> = trace.uses.iter().map(|used| used.id).collect();
+                assert_eq!(report.uses, trace.uses.len() as u64);
+                assert!(report.bytes_read >= distinct.len() as u64 * expert && report.hits < report.uses);
+                if experts == 8 {
+                    assert!(report.bytes_read <= 8 * expert, "{name}: all fit, each is read once");
+                }
+            }
+        }
+        let small = Model::load_within(source, dense + expert, crate::cache::POLICIES[0].1(None), false);
+        let needed = dense + 2 * expert;
+        assert!(matches!(small, Err(RuntimeError::Budget { needed: n, .. }) if n == needed));
     }
 }

@@ -4,8 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use moepress_checkpoint::{Checkpoint, Files, OsFiles, Source};
-use moepress_nn::to_rows;
-use moepress_runtime::{Model, Session};
+use moepress_runtime::{Model, Precision, Session};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -37,8 +36,7 @@ fn ids(model: &Model) -> Vec<u32> {
 /// The logits after the last of these tokens, computed at once and without a cache.
 fn whole(model: &Model, ids: &[u32]) -> Vec<f32> {
     let hidden = model.hidden(ids, 1).unwrap();
-    let [tokens, width] = hidden.dims();
-    to_rows(model.logits(hidden.slice([tokens - 1..tokens, 0..width])))
+    model.logits(&hidden[hidden.len() - model.spec().hidden..], Precision::Exact).unwrap()
 }
 
 fn close(found: &[f32], wanted: &[f32], what: &str) {
@@ -54,7 +52,7 @@ fn close(found: &[f32], wanted: &[f32], what: &str) {
 fn token_by_token_is_the_whole_sequence() {
     for (name, model) in golden() {
         let ids = ids(&model);
-        let mut session = Session::new(&model);
+        let mut session = Session::new(&model, Precision::Exact);
         for (i, &id) in ids.iter().enumerate() {
             let what = format!("{name}, {} tokens", i + 1);
             close(&session.step(id).unwrap(), &whole(&model, &ids[..=i]), &what);
@@ -67,7 +65,7 @@ fn piece_by_piece_is_the_whole_sequence() {
     for (name, model) in golden() {
         let ids = ids(&model);
         for cuts in [[0, 3, 20, TOKENS], [0, 16, 17, TOKENS], [0, 1, TOKENS - 1, TOKENS]] {
-            let mut session = Session::new(&model);
+            let mut session = Session::new(&model, Precision::Exact);
             for run in cuts.windows(2) {
                 let logits = session.prefill(&ids[run[0]..run[1]]).unwrap();
                 close(&logits, &whole(&model, &ids[..run[1]]), &format!("{name}, {run:?}"));

@@ -9,6 +9,7 @@ mod plain;
 mod protocol;
 mod sampler;
 mod special;
+mod stop;
 mod stream;
 mod tokenizer;
 #[cfg(test)]
@@ -16,8 +17,10 @@ mod toy;
 
 pub use chat::ChatTemplate;
 pub use error::TextError;
+pub use plain::read_text;
 pub use protocol::Protocol;
 pub use sampler::{Bos, Form, Sampler, Sampling, Window, Windows};
 pub use special::SpecialTokens;
+pub use stop::StopStrings;
 pub use stream::Stream;
 pub use tokenizer::Tokenizer;

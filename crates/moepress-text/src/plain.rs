@@ -11,7 +11,7 @@ const MAX_BYTES: u64 = 256 << 20;
 ///
 /// # Errors
 /// It is missing, larger than 256 MiB, not UTF-8 (says where), or nothing but white space.
-pub(crate) fn read_text(files: &dyn Files, path: &Path) -> Result<String, TextError> {
+pub fn read_text(files: &dyn Files, path: &Path) -> Result<String, TextError> {
     let bad = |reason: String| CheckpointError::bad_input(path, "text", reason);
     let text = String::from_utf8(read_file(files, path, MAX_BYTES)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();

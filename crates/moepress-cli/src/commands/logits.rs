@@ -7,8 +7,7 @@ use crate::new_file::NewFile;
 use crate::progress::Shown;
 use crate::{output, place};
 use moepress_checkpoint::{CheckpointError, Progress, RawDtype, RawTensor, encode_shard, read_json};
-use moepress_nn::to_rows;
-use moepress_runtime::{Model, RuntimeError};
+use moepress_runtime::{Model, Precision, RuntimeError};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -88,10 +87,8 @@ impl Args {
 /// Appends the logits of one sequence, little-endian.
 fn append(model: &Model, ids: &[u32], logits: &mut Vec<u8>) -> Result<(), RuntimeError> {
     let hidden = model.hidden(ids, 1)?;
-    let [tokens, width] = hidden.dims();
-    for start in (0..tokens).step_by(ROWS) {
-        let rows = hidden.clone().slice([start..tokens.min(start + ROWS), 0..width]);
-        for logit in to_rows(model.logits(rows)) {
+    for rows in hidden.chunks(ROWS * model.spec().hidden) {
+        for logit in model.logits(rows, Precision::Exact)? {
             if !logit.is_finite() {
                 return Err(RuntimeError::NotFinite);
             }

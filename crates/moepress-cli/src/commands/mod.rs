@@ -1,6 +1,8 @@
 //! The commands, one file each: arguments, help, work.
 
+pub mod bench;
 pub mod eval;
+mod experts;
 pub mod gates;
 pub mod generate;
 pub mod init;
@@ -11,6 +13,7 @@ pub mod plan;
 mod recipe;
 pub mod report;
 mod report_file;
+mod rules;
 pub mod run;
 pub mod schema;
 pub mod stats;

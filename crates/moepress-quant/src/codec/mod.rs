@@ -124,6 +124,17 @@ impl Codes {
         }
     }
 
+    /// Codes of `format` in bit fields, rows of `cols` one after the other, on the calling thread.
+    pub fn fields(format: Grouped, cols: usize, codes: &[u8]) -> Self {
+        let width = format.row_bytes(cols);
+        let mut bytes = vec![0; codes.len().checked_div(cols).unwrap_or(0) * width];
+        if width > 0 {
+            let rows = codes.chunks_exact(cols).zip(bytes.chunks_exact_mut(width));
+            rows.for_each(|(codes, bytes)| pack::pack(format.bits(), codes, bytes));
+        }
+        Self::Fields(bytes)
+    }
+
     /// The codec they are in.
     pub fn codec(&self) -> Codec {
         match self {

@@ -1,0 +1,266 @@
+//! AVX-512 with VNNI (dot products of bytes) and VBMI (permutations of bytes): Ice Lake, Zen 4 and later.
+
+use super::{Grid, Isa, Met, TERNARY, middle};
+use crate::activations::{Chunk, Quantized};
+use moepress_quant::Packed;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+pub(super) fn available() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("avx512vbmi")
+        && is_x86_feature_detected!("bmi2")
+}
+
+pub(super) fn rows(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
+    debug_assert!(available());
+    // SAFETY: `kernels` lists this function only where `available` holds.
+    unsafe { enabled(x, w, rows, out) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,bmi2")]
+fn enabled(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
+    // SAFETY: this function has the features that the methods of `Avx512` need.
+    unsafe {
+        match x.n {
+            1 => super::rows::<Avx512, 4, 1>(x, w, rows, out),
+            _ => super::rows::<Avx512, 4, 32>(x, w, rows, out),
+        }
+    }
+}
+
+struct Avx512;
+
+/// For three-bit codes, phase k: lane d is the two bytes at 6 d + 12 k / 8, twice.
+const TRIPLE_BYTES: [[u8; 64]; 4] = {
+    let mut places = [[0; 64]; 4];
+    let mut k = 0;
+    while k < 4 {
+        let mut i = 0;
+        while i < 64 {
+            places[k][i] = (6 * (i / 4) + 12 * k / 8 + i % 2) as u8;
+            i += 1;
+        }
+        k += 1;
+    }
+    places
+};
+
+/// For three-bit codes, phase k: where in its eight bytes the code of a byte begins.
+const TRIPLE_SHIFTS: [[u8; 64]; 4] = {
+    let mut shifts = [[0; 64]; 4];
+    let mut k = 0;
+    while k < 4 {
+        let mut i = 0;
+        while i < 64 {
+            shifts[k][i] = (32 * (i / 4 % 2) + 12 * k % 8 + 3 * (i % 4)) as u8;
+            i += 1;
+        }
+        k += 1;
+    }
+    shifts
+};
+
+/// 64 bytes from `at` on, of which the first `left` from the pointer are there; zeros for the others.
+#[inline(always)]
+unsafe fn load(packed: *const u8, at: usize, left: usize) -> __m512i {
+    let count = if left <= at {
+        0
+    } else if left - at < 64 {
+        left - at
+    } else {
+        64
+    };
+    // SAFETY: the mask keeps the load within what is there; masked-out bytes are not touched.
+    unsafe { _mm512_maskz_loadu_epi8(_bzhi_u64(u64::MAX, count as u32), packed.wrapping_add(at).cast()) }
+}
+
+#[inline(always)]
+unsafe fn bytes(values: &[u8; 64]) -> __m512i {
+    // SAFETY: 64 bytes, read unaligned.
+    unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
+}
+
+/// Lane numbers times `step`, plus `first`.
+#[inline(always)]
+unsafe fn indices(step: i32, first: i32) -> __m512i {
+    // SAFETY: registers only.
+    unsafe {
+        let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        _mm512_add_epi32(_mm512_mullo_epi32(lanes, _mm512_set1_epi32(step)), _mm512_set1_epi32(first))
+    }
+}
+
+/// The bits of each byte from `BITS` on, under a mask that hides those of the next byte.
+#[inline(always)]
+unsafe fn shifted<const BITS: u32>(x: __m512i, mask: i8) -> __m512i {
+    // SAFETY: registers only.
+    unsafe { _mm512_and_si512(_mm512_srli_epi16::<BITS>(x), _mm512_set1_epi8(mask)) }
+}
+
+/// The four phases of codes of two bits.
+#[inline(always)]
+unsafe fn pairs(x: __m512i) -> [__m512i; 4] {
+    // SAFETY: registers only.
+    unsafe { [shifted::<0>(x, 3), shifted::<2>(x, 3), shifted::<4>(x, 3), shifted::<6>(x, 3)] }
+}
+
+/// Phase `k` of codes of three bits.
+#[inline(always)]
+unsafe fn triples(low: __m512i, high: __m512i, k: usize) -> __m512i {
+    // SAFETY: registers, and memory through `bytes`.
+    unsafe {
+        let words = _mm512_permutex2var_epi8(low, bytes(&TRIPLE_BYTES[k]), high);
+        shifted::<0>(_mm512_multishift_epi64_epi8(bytes(&TRIPLE_SHIFTS[k]), words), 7)
+    }
+}
+
+/// Phase `k` of codes of eight bits: every fourth number of four bytes.
+#[inline(always)]
+unsafe fn straight(parts: [__m512i; 4], k: i32) -> __m512i {
+    // SAFETY: registers only.
+    unsafe {
+        // The low eight lanes come from the first two parts, the others from the last two.
+        let low = _mm512_permutex2var_epi32(parts[0], indices(4, k), parts[1]);
+        let high = _mm512_permutex2var_epi32(parts[2], indices(4, k), parts[3]);
+        _mm512_mask_blend_epi32(0xff00, low, high)
+    }
+}
+
+// SAFETY: every method is inlined into `enabled`, and reads memory through references and masked loads only.
+unsafe impl Isa for Avx512 {
+    type Codes = [__m512i; 4];
+    type Lanes = __m512;
+    type Spread = __m512i;
+
+    #[inline(always)]
+    unsafe fn unpack<const KIND: u8>(packed: *const u8, left: usize) -> Self::Codes {
+        // SAFETY: the features are the caller's promise; memory is read by `load` and `bytes` alone.
+        unsafe {
+            match KIND {
+                TERNARY => {
+                    // −1, 0, 1 in fields of two bits (10, 00, 01) as 0, 1, 2.
+                    let x = load(packed, 0, left);
+                    let (low, high) = (_mm512_set1_epi8(0x55), _mm512_set1_epi8(0xaau8 as i8));
+                    // not (x or x >> 1), of the low bits; then the low bit of x as high bit.
+                    let zero = _mm512_ternarylogic_epi64(x, _mm512_srli_epi16(x, 1), low, 0x02);
+                    pairs(_mm512_ternarylogic_epi64(_mm512_add_epi8(x, x), zero, high, 0xec))
+                }
+                2 => pairs(load(packed, 0, left)),
+                3 => {
+                    let (low, high) = (load(packed, 0, left), load(packed, 64, left));
+                    [
+                        triples(low, high, 0),
+                        triples(low, high, 1),
+                        triples(low, high, 2),
+                        triples(low, high, 3),
+                    ]
+                }
+                4 => {
+                    let (low, high) = (load(packed, 0, left), load(packed, 64, left));
+                    let even = _mm512_permutex2var_epi32(low, indices(2, 0), high);
+                    let odd = _mm512_permutex2var_epi32(low, indices(2, 1), high);
+                    [
+                        shifted::<0>(even, 15),
+                        shifted::<4>(even, 15),
+                        shifted::<0>(odd, 15),
+                        shifted::<4>(odd, 15),
+                    ]
+                }
+                _ => {
+                    let parts = [
+                        load(packed, 0, left),
+                        load(packed, 64, left),
+                        load(packed, 128, left),
+                        load(packed, 192, left),
+                    ];
+                    [straight(parts, 0), straight(parts, 1), straight(parts, 2), straight(parts, 3)]
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn spread(count: usize) -> Self::Spread {
+        // SAFETY: registers only.
+        unsafe { _mm512_srl_epi32(indices(1, 0), _mm_cvtsi32_si128((16 / count).ilog2() as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn numbers(bits: *const u16, left: usize, spread: Self::Spread) -> Self::Lanes {
+        let count = if left < 16 { left } else { 16 };
+        // SAFETY: the mask keeps the load within what is there.
+        unsafe {
+            let bits = _mm256_maskz_loadu_epi16(_bzhi_u32(0xffff, count as u32) as __mmask16, bits.cast());
+            _mm512_permutexvar_ps(spread, _mm512_cvtph_ps(bits))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: a hint, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn zero() -> Self::Lanes {
+        // SAFETY: registers only.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn no_codes() -> Self::Codes {
+        // SAFETY: registers only.
+        unsafe { [_mm512_setzero_si512(); 4] }
+    }
+
+    #[inline(always)]
+    unsafe fn meet<const KIND: u8, const CENTRED: bool>(x: &Chunk) -> Met<Self::Lanes> {
+        // SAFETY: both arrays hold sixteen numbers of four bytes, 64-byte aligned.
+        unsafe {
+            let scales = _mm512_load_ps(x.scales.as_ptr());
+            let sums = _mm512_load_si512(x.sums.as_ptr().cast());
+            let totals = match CENTRED {
+                true => {
+                    let shifted = _mm512_sll_epi32(sums, _mm_cvtsi32_si128(middle(KIND) as i32));
+                    _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_setzero_si512(), shifted))
+                }
+                false => _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scales),
+            };
+            Met { scales, totals }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add<const KIND: u8, const CENTRED: bool>(
+        sums: Self::Lanes,
+        codes: &Self::Codes,
+        grid: &Grid<Self::Lanes>,
+        x: &Chunk,
+        met: &Met<Self::Lanes>,
+    ) -> Self::Lanes {
+        // SAFETY: every phase of x is 64 bytes, 64-byte aligned.
+        unsafe {
+            let mut dots = match CENTRED {
+                true => _mm512_castps_si512(met.totals),
+                false => _mm512_setzero_si512(),
+            };
+            for k in 0..4 {
+                dots = _mm512_dpbusd_epi32(dots, codes[k], _mm512_load_si512(x.codes[k].as_ptr().cast()));
+            }
+            let products = _mm512_mul_ps(_mm512_cvtepi32_ps(dots), met.scales);
+            let sums = _mm512_fmadd_ps(products, grid.scales, sums);
+            if CENTRED { sums } else { _mm512_fmadd_ps(met.totals, grid.offsets, sums) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(lanes: Self::Lanes) -> f32 {
+        // SAFETY: registers only.
+        unsafe { _mm512_reduce_add_ps(lanes) }
+    }
+}
