@@ -1,10 +1,8 @@
 //! The words of the command line.
 
-<<<<<<< HEAD
-use crate::commands::{eval, generate, init, inspect, logits, plan, report, run, schema, stats, sweep};
-=======
-use crate::commands::{bench, eval, generate, init, inspect, logits, plan, report, run, schema, stats};
->>>>>>> main
+use crate::commands::{
+    bench, eval, generate, init, inspect, logits, plan, report, run, schema, stats, sweep,
+};
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
