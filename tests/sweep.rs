@@ -114,7 +114,7 @@ fn points_are_those_of_runs_and_none_is_run_twice() {
 
     // Another text: nothing of it holds.
     fs::write(place.path("b.txt"), fs::read_to_string(place.path("a.txt")).unwrap()).unwrap();
-    assert_eq!(known(&json(&[&more[..7], &[&cache, "--plan"]].concat())), [false; 6]);
+    assert_eq!(known(&json(&[&more[..7], &[&cache[..], "--plan"]].concat())), [false; 6]);
 }
 
 #[test]
@@ -128,12 +128,12 @@ fn wrong_sweeps_write_nothing() {
     let (out, model) = (place.path("x"), demo().display().to_string());
     for (words, wanted) in [
         (vec![&recipe[..], "--out", &out], "no budgets are given"),
-        (vec![&recipe, "--out", &out, "--budgets", "0.5,[1]"], "is no number or size"),
-        (vec![&recipe, "--out", &out, "--budgets", "0.5", "--cache", &model], "is the model directory"),
-        (vec![&recipe, "--out", &out, "--budgets", "0.5", "--cache", &out], "is the output directory"),
-        (vec![&recipe, "--out", &out, "--budgets", "2"], "no point of the sweep is possible"),
-        (vec![&typo, "--out", &out], "did you mean `prune_atoms`?"),
-        (vec![&small, "--out", &out], "no point of the sweep is possible"),
+        (vec![&recipe[..], "--out", &out, "--budgets", "0.5,[1]"], "is no number or size"),
+        (vec![&recipe[..], "--out", &out, "--budgets", "0.5", "--cache", &model], "is the model directory"),
+        (vec![&recipe[..], "--out", &out, "--budgets", "0.5", "--cache", &out], "is the output directory"),
+        (vec![&recipe[..], "--out", &out, "--budgets", "2"], "ratio: must be"),
+        (vec![&typo[..], "--out", &out], "did you mean `prune_atoms`?"),
+        (vec![&small[..], "--out", &out], "no point of the sweep is possible"),
     ] {
         let output = moepress(&[&["sweep"], &words[..]].concat());
         let error = String::from_utf8_lossy(&output.stderr);
