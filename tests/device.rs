@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+#[expect(dead_code, reason = "shared with other tests")]
 mod common;
 
 use common::{demo, moepress};
@@ -50,7 +51,9 @@ fn auto_says_what_it_chose_and_the_text_is_the_same() {
 
 #[test]
 fn what_only_the_cpu_does_is_refused() {
-    for more in [["--memory-budget", "2MiB"], ["--record-experts", "/nowhere/uses.json"], ["--skip-below", "0.1"]] {
+    for more in
+        [["--memory-budget", "2MiB"], ["--record-experts", "/nowhere/uses.json"], ["--skip-below", "0.1"]]
+    {
         let output = generate(&[&["--device", "auto"][..], &more].concat());
         assert!(!output.status.success(), "{more:?}");
     }

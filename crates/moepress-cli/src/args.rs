@@ -1,7 +1,7 @@
 //! The words of the command line.
 
 use crate::commands::{
-    bench, compare, eval, generate, init, inspect, logits, plan, report, run, schema, stats,
+    bench, compare, eval, generate, init, inspect, logits, plan, report, run, schema, stats, sweep,
 };
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
@@ -48,6 +48,7 @@ pub enum Command {
     Run(run::Args),
     Plan(plan::Args),
     Stats(stats::Args),
+    Sweep(sweep::Args),
     Inspect(inspect::Args),
     Eval(eval::Args),
     Compare(compare::Args),

@@ -18,6 +18,7 @@ mod rules;
 pub mod run;
 pub mod schema;
 pub mod stats;
+pub mod sweep;
 
 use crate::events::Events;
 use crate::interrupt::Interrupt;
