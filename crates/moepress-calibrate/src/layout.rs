@@ -217,7 +217,7 @@ fn weights(spec: &ModelSpec, work: &Work<'_>, experts: usize) -> (u64, u64) {
         let held = all.values().map(|(held, _)| *held).collect::<Vec<_>>();
         let groups = held.chunks(experts.max(1)).map(|group| group.iter().sum::<u64>());
         let reading = all.values().map(|(_, reading)| *reading).max().unwrap_or(0);
-        (core, groups.max().unwrap_or(0) + reading)
+        (core, groups.max().unwrap_or(0) + reading * work.threads.min(experts.max(1)) as u64)
     };
     let layers = (0..spec.layers.len()).map(layer);
     layers.max_by_key(|(core, held)| core + held).unwrap_or((0, 0))

@@ -11,11 +11,11 @@ use std::time::Instant;
 /// Logits of one model that a thread holds at a time, in elements: 16 MiB.
 const LOGITS: usize = 4 << 20;
 
-/// Memory that a thread needs to score windows of `window` tokens, in bytes: logits of both models, and what lies
-/// between a product and its rows.
+/// Memory that a thread needs to score windows of `window` tokens, in bytes: logits of both models, and some for what
+/// lies between a product and its rows.
 pub fn scoring_memory(vocab: usize, window: usize) -> u64 {
     let tokens = windows_per_chunk(window) * window;
-    4 * 4 * tokens.saturating_mul(vocab).min(LOGITS.max(vocab)) as u64
+    10 * tokens.saturating_mul(vocab).min(LOGITS.max(vocab)) as u64
 }
 
 /// Windows of one length that run as one batch.

@@ -1,6 +1,6 @@
 //! The same for a walk that rounds matrices on the way.
 
-use super::{Layout, PROGRAM, Work, elements, ends, working};
+use super::{Layout, PROGRAM, Work, elements, ends, routing, working};
 use crate::gram::PANEL;
 use crate::walk::seen_at;
 use moepress_model::{ModelSpec, Part, Projection, Tensor};
@@ -86,21 +86,36 @@ impl Layout {
                 (0..all).map(one).max_by_key(|cost| cost.grams).unwrap_or_default()
             };
             let held = experts.min(all) as u64;
-            let seen = held.min(top as u64);
-            let rounding = |cost: Cost, count: u64, seen: u64| {
-                count * cost.grams + threads.min(2 * count) * cost.solving + queued * cost.inputs * seen
+            // Of the experts that a token goes to those that are held, on average.
+            let seen = (held * top as u64).div_ceil(all.max(1) as u64);
+            let deciding =
+                |cost: Cost, count: u64| count * cost.grams + threads.min(2 * count) * cost.solving;
+            let seeing = |cost: Cost, count: u64, seen: u64| count * cost.grams + queued * cost.inputs * seen;
+            let expert = largest(experts_bytes(spec, layer).into_values());
+            let original = match work.refit.iter().any(|&(at, _)| at == layer) {
+                true => largest(experts_bytes(work.original, layer).into_values()),
+                false => Bytes::default(),
             };
-            let phases =
-                [rounding(core, 1, 1), rounding(phase(false), held, seen), rounding(phase(true), held, seen)];
-            let originals = match work.refit.iter().any(|&(at, _)| at == layer) {
-                true => held * experts_bytes(work.original, layer).values().max().copied().unwrap_or(0),
-                false => 0,
+            let passing_experts = threads * routing(spec, &sweep, passing);
+            let phase = |down| {
+                let cost = phase(down);
+                let unpacked = held * (expert.unpacked + original.unpacked);
+                // Unpacked from a copy, then seen with all grams, then decided.
+                [
+                    unpacked + held * (expert.stored + original.stored),
+                    unpacked + seeing(cost, held, seen) + passing_experts,
+                    deciding(cost, held),
+                ]
             };
-            weights(spec, layer, held) + originals + phases.into_iter().max().unwrap_or(0)
+            let phases = [phase(false), phase(true)].into_iter().flatten().max().unwrap_or(0);
+            let routed = held * expert.stored + decided(spec, work, layer, held) + phases;
+            let core = deciding(core, 1).max(seeing(core, 1, 1) + threads * working(spec, &sweep, passing));
+            // Between groups of experts attention has its memory back.
+            core_weights(spec, layer) + routed.max(core)
         });
         let layer = layers.max().unwrap_or(0);
         let panels = threads * 3 * 4 * (PANEL as u64) * widest(work, spec);
-        let walking = layer + panels + threads * working(spec, &sweep, passing) + queued * 2 * state;
+        let walking = layer + panels + queued * 2 * state;
         let in_memory = if spooled { 0 } else { kept };
         let peak = PROGRAM + in_memory + walking.max(ends(spec, false).0);
         Self { spooled, experts, peak, spool: if spooled { kept } else { 0 } }
@@ -146,26 +161,48 @@ fn cost(spec: &ModelSpec, work: &Writing<'_>, layer: usize, wanted: impl Fn(Part
     Cost { solving: refit * solving, ..found }
 }
 
-/// The layer as it is stored, and what is held of it once more and in f32.
-fn weights(spec: &ModelSpec, layer: usize, held: u64) -> u64 {
-    let parts = || spec.parts(layer).into_iter();
-    let stored: u64 = parts().map(|part| spec.stored_bytes(Tensor::Layer(layer, part))).sum();
-    let core: u64 = parts().filter(|part| part.expert().is_none()).map(|part| built(spec, layer, part)).sum();
-    stored + core + held * experts_bytes(spec, layer).values().max().copied().unwrap_or(0)
+/// A matrix, or several.
+#[derive(Clone, Copy, Default)]
+struct Bytes {
+    /// As it is stored.
+    stored: u64,
+    /// In f32.
+    unpacked: u64,
 }
 
-/// A matrix as it is stored and in f32.
-fn built(spec: &ModelSpec, layer: usize, part: Part) -> u64 {
+fn bytes(spec: &ModelSpec, layer: usize, part: Part) -> Bytes {
     let tensor = Tensor::Layer(layer, part);
-    4 * elements(spec, tensor) + spec.stored_bytes(tensor)
+    Bytes { stored: spec.stored_bytes(tensor), unpacked: 4 * elements(spec, tensor) }
 }
 
-/// The same of every expert of a layer.
-fn experts_bytes(spec: &ModelSpec, layer: usize) -> BTreeMap<usize, u64> {
-    let mut experts: BTreeMap<usize, u64> = BTreeMap::new();
+fn largest(all: impl Iterator<Item = Bytes>) -> Bytes {
+    all.max_by_key(|bytes| bytes.stored + bytes.unpacked).unwrap_or_default()
+}
+
+/// What is not routed experts, in both forms.
+fn core_weights(spec: &ModelSpec, layer: usize) -> u64 {
+    let parts = spec.parts(layer).into_iter().filter(|part| part.expert().is_none());
+    parts.map(|part| bytes(spec, layer, part)).map(|bytes| bytes.stored + bytes.unpacked).sum()
+}
+
+/// The experts of a layer before the last `held`, as they are once decided: rounded to eight bits at most.
+fn decided(spec: &ModelSpec, work: &Writing<'_>, layer: usize, held: u64) -> u64 {
+    let count = spec.moe(layer).map_or(0, |moe| moe.experts.len());
+    let before = |part: &Part| part.expert().is_some_and(|expert| expert + (held as usize) < count);
+    let stored = |part: Part| match (bytes(spec, layer, part).stored, Tensor::Layer(layer, part)) {
+        (stored, tensor) if work.rounded.contains(&tensor) => stored / 8 * 5,
+        (stored, _) => stored,
+    };
+    spec.parts(layer).into_iter().filter(before).map(stored).sum()
+}
+
+/// Every expert of a layer.
+fn experts_bytes(spec: &ModelSpec, layer: usize) -> BTreeMap<usize, Bytes> {
+    let mut experts: BTreeMap<usize, Bytes> = BTreeMap::new();
     for part in spec.parts(layer) {
         if let Some(expert) = part.expert() {
-            *experts.entry(expert).or_default() += built(spec, layer, part);
+            let (sum, more) = (experts.entry(expert).or_default(), bytes(spec, layer, part));
+            *sum = Bytes { stored: sum.stored + more.stored, unpacked: sum.unpacked + more.unpacked };
         }
     }
     experts

@@ -1,4 +1,5 @@
-//! AVX-512 with VNNI (dot products of bytes) and VBMI (permutations of bytes): Ice Lake, Zen 4 and later.
+//! AVX-512 with VNNI (dot products of bytes), VBMI (permutations of bytes) and GFNI (linear maps of bits): Ice Lake, Zen 4
+//! and later.
 
 use super::{Grid, Isa, Met, TERNARY, middle};
 use crate::activations::{Chunk, Quantized};
@@ -13,6 +14,7 @@ pub(super) fn available() -> bool {
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vnni")
         && is_x86_feature_detected!("avx512vbmi")
+        && is_x86_feature_detected!("gfni")
         && is_x86_feature_detected!("bmi2")
 }
 
@@ -22,12 +24,12 @@ pub(super) fn rows(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32
     unsafe { enabled(x, w, rows, out) }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni,bmi2")]
 fn enabled(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
     // SAFETY: this function has the features that the methods of `Avx512` need.
     unsafe {
         match x.n {
-            1 => super::rows::<Avx512, 4, 1>(x, w, rows, out),
+            1 => super::rows::<Avx512, 2, 1>(x, w, rows, out),
             _ => super::rows::<Avx512, 4, 32>(x, w, rows, out),
         }
     }
@@ -95,18 +97,54 @@ unsafe fn indices(step: i32, first: i32) -> __m512i {
     }
 }
 
-/// The bits of each byte from `BITS` on, under a mask that hides those of the next byte.
+/// A linear map of the bits of each byte: bit i of the result is the parity of the bits that `rows[i]` chooses, and of
+/// that bit of `FLIP`.
 #[inline(always)]
-unsafe fn shifted<const BITS: u32>(x: __m512i, mask: i8) -> __m512i {
+unsafe fn bits<const FLIP: i32>(x: __m512i, rows: [u8; 4]) -> __m512i {
+    let matrix = i64::from_le_bytes([0, 0, 0, 0, rows[3], rows[2], rows[1], rows[0]]);
     // SAFETY: registers only.
-    unsafe { _mm512_and_si512(_mm512_srli_epi16::<BITS>(x), _mm512_set1_epi8(mask)) }
+    unsafe { _mm512_gf2p8affine_epi64_epi8::<FLIP>(x, _mm512_set1_epi64(matrix)) }
 }
 
 /// The four phases of codes of two bits.
 #[inline(always)]
 unsafe fn pairs(x: __m512i) -> [__m512i; 4] {
     // SAFETY: registers only.
-    unsafe { [shifted::<0>(x, 3), shifted::<2>(x, 3), shifted::<4>(x, 3), shifted::<6>(x, 3)] }
+    unsafe {
+        [
+            bits::<0>(x, [0x01, 0x02, 0, 0]),
+            bits::<0>(x, [0x04, 0x08, 0, 0]),
+            bits::<0>(x, [0x10, 0x20, 0, 0]),
+            bits::<0>(x, [0x40, 0x80, 0, 0]),
+        ]
+    }
+}
+
+/// The four phases of ternary codes, −1, 0, 1 in fields of two bits (10, 00, 01) as 0, 1, 2: the upper bit is the lower
+/// one of the field, the lower one that neither is set, and both never are.
+#[inline(always)]
+unsafe fn trits(x: __m512i) -> [__m512i; 4] {
+    // SAFETY: registers only.
+    unsafe {
+        [
+            bits::<1>(x, [0x03, 0x01, 0, 0]),
+            bits::<1>(x, [0x0c, 0x04, 0, 0]),
+            bits::<1>(x, [0x30, 0x10, 0, 0]),
+            bits::<1>(x, [0xc0, 0x40, 0, 0]),
+        ]
+    }
+}
+
+#[inline(always)]
+unsafe fn low_half(x: __m512i) -> __m512i {
+    // SAFETY: registers only.
+    unsafe { bits::<0>(x, [0x01, 0x02, 0x04, 0x08]) }
+}
+
+#[inline(always)]
+unsafe fn high_half(x: __m512i) -> __m512i {
+    // SAFETY: registers only.
+    unsafe { bits::<0>(x, [0x10, 0x20, 0x40, 0x80]) }
 }
 
 /// Phase `k` of codes of three bits.
@@ -115,7 +153,7 @@ unsafe fn triples(low: __m512i, high: __m512i, k: usize) -> __m512i {
     // SAFETY: registers, and memory through `bytes`.
     unsafe {
         let words = _mm512_permutex2var_epi8(low, bytes(&TRIPLE_BYTES[k]), high);
-        shifted::<0>(_mm512_multishift_epi64_epi8(bytes(&TRIPLE_SHIFTS[k]), words), 7)
+        _mm512_and_si512(_mm512_multishift_epi64_epi8(bytes(&TRIPLE_SHIFTS[k]), words), _mm512_set1_epi8(7))
     }
 }
 
@@ -142,14 +180,7 @@ unsafe impl Isa for Avx512 {
         // SAFETY: the features are the caller's promise; memory is read by `load` and `bytes` alone.
         unsafe {
             match KIND {
-                TERNARY => {
-                    // −1, 0, 1 in fields of two bits (10, 00, 01) as 0, 1, 2.
-                    let x = load(packed, 0, left);
-                    let (low, high) = (_mm512_set1_epi8(0x55), _mm512_set1_epi8(0xaau8 as i8));
-                    // not (x or x >> 1), of the low bits; then the low bit of x as high bit.
-                    let zero = _mm512_ternarylogic_epi64(x, _mm512_srli_epi16(x, 1), low, 0x02);
-                    pairs(_mm512_ternarylogic_epi64(_mm512_add_epi8(x, x), zero, high, 0xec))
-                }
+                TERNARY => trits(load(packed, 0, left)),
                 2 => pairs(load(packed, 0, left)),
                 3 => {
                     let (low, high) = (load(packed, 0, left), load(packed, 64, left));
@@ -164,12 +195,7 @@ unsafe impl Isa for Avx512 {
                     let (low, high) = (load(packed, 0, left), load(packed, 64, left));
                     let even = _mm512_permutex2var_epi32(low, indices(2, 0), high);
                     let odd = _mm512_permutex2var_epi32(low, indices(2, 1), high);
-                    [
-                        shifted::<0>(even, 15),
-                        shifted::<4>(even, 15),
-                        shifted::<0>(odd, 15),
-                        shifted::<4>(odd, 15),
-                    ]
+                    [low_half(even), high_half(even), low_half(odd), high_half(odd)]
                 }
                 _ => {
                     let parts = [

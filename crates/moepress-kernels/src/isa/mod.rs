@@ -168,6 +168,9 @@ unsafe fn rows_of<I: Isa, const KIND: u8, const CENTRED: bool, const R: usize, c
 ) {
     let (n, width, groups) = (x.n, w.format.row_bytes(w.cols), w.format.row_groups(w.cols));
     let bytes = w.codes.bytes();
+    // Rows that are met together lie apart, each followed by that of the next turn: few long runs of memory are what
+    // processors read ahead, and several rows of one page are not.
+    let stride = rows.len().div_ceil(R);
     // A group that is longer than a chunk, the whole row, is one for every chunk.
     let (count, step) = match CHUNK / w.format.group {
         0 => (1, 0),
@@ -182,12 +185,12 @@ unsafe fn rows_of<I: Isa, const KIND: u8, const CENTRED: bool, const R: usize, c
         let mut grids = [Grid { scales: I::zero(), offsets: I::zero() }; R];
         for start in (0..n).step_by(T) {
             let inputs = if T == 1 { 1 } else { T.min(n - start) };
-            for (first, out) in rows.clone().step_by(R).zip(out.chunks_mut(R * n)) {
+            for first in 0..stride {
                 let (mut packed, mut scales, mut offsets) =
                     ([bytes; R], [&w.scales[..]; R], [&w.offsets[..]; R]);
                 for r in 0..R {
                     // The last rows are done twice rather than by code of their own.
-                    let row = (first + r).min(rows.end - 1);
+                    let row = (rows.start + first + r * stride).min(rows.end - 1);
                     packed[r] = &bytes[row * width..][..width];
                     scales[r] = &w.scales[row * groups..][..groups];
                     if !CENTRED {
@@ -224,9 +227,10 @@ unsafe fn rows_of<I: Isa, const KIND: u8, const CENTRED: bool, const R: usize, c
                     at += const { chunk_bytes(KIND) };
                     group += step;
                 }
-                for t in 0..inputs {
-                    for r in 0..R.min(out.len() / n) {
-                        out[r * n + start + t] = I::sum(sums[t][r]);
+                for r in 0..R {
+                    let row = first + r * stride;
+                    for t in 0..if row < rows.len() { inputs } else { 0 } {
+                        out[row * n + start + t] = I::sum(sums[t][r]);
                     }
                 }
             }
