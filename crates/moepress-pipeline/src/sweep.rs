@@ -157,7 +157,6 @@ pub fn run_sweep(
     let left = |index: usize| plan.points[index..].iter().filter(|p| p.bytes.is_some() && !p.known).count();
     let (running, count) = (Instant::now(), plan.points.len());
     for (index, (planned, (_, point))) in plan.points.iter().zip(points(job.sweep)).enumerate() {
-        progress.step("points", index as u64, count as u64);
         let mut report = PointReport::of(planned);
         if planned.bytes.is_some() && !planned.known {
             let run = Run {
@@ -189,7 +188,6 @@ pub fn run_sweep(
         }
         reports.push(report);
     }
-    progress.step("points", count as u64, count as u64);
     mark_best(&mut reports);
     seconds.total = started.elapsed().as_secs_f64();
     let report = SweepReport {

@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 const WIDTH: f64 = 760.0;
 /// Of the plotting area of a panel.
-const LEFT: f64 = 64.0;
+const LEFT: f64 = 72.0;
 const RIGHT: f64 = WIDTH - 24.0;
 const HEIGHT: f64 = 300.0;
 /// From the top of one panel to the top of the next.
@@ -191,6 +191,8 @@ fn panel(out: &mut String, report: &SweepReport, methods: &[&str], top: f64, tit
             bytes(report.original.total.bytes)
         ),
     );
+    let key = "grey: the Pareto front, filled: points on it";
+    line(out, format_args!("<text x=\"{LEFT}\" y=\"{}\" class=\"soft\">{key}</text>", bottom + 38.0));
     front(out, &done, quality, &scales);
     for (index, method) in methods.iter().enumerate() {
         let mut of_method: Vec<_> = done.iter().filter(|(point, _)| point.method == *method).collect();
