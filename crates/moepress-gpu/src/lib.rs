@@ -12,7 +12,7 @@
 #[cfg(feature = "device")]
 mod bank;
 #[cfg(all(test, feature = "cuda"))]
-mod cuda_source;
+mod cuda_source_tests;
 #[cfg(feature = "device")]
 mod decoder;
 #[cfg(feature = "device")]

@@ -26,7 +26,7 @@ fn packed(format: Grouped, rows: usize, cols: usize) -> Packed {
         rows,
         cols,
         codes: Codes::Fields(vec![0b0001_0100; rows * format.row_bytes(cols)]),
-        scales: (0..groups).map(|i| 0x3c00 + i as u16).collect(),
+        scales: (0..groups).map(|i| 0x3c00 + 128 * i as u16).collect(),
         offsets: if format.has_offsets() { vec![0xbc00; groups] } else { vec![] },
     }
 }
