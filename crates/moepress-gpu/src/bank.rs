@@ -71,18 +71,17 @@ impl Packer {
     }
 
     fn packed(&mut self, packed: &Packed) {
-        let codec = packed.codes.codec();
-        let width = codec.row_bytes(packed.format, packed.cols);
-        match (&packed.codes, width) {
-            (Codes::Fields(bytes) | Codes::Trits(bytes), Some(width)) => {
-                self.rows(bytes, packed.rows, width, packed.cols);
+        let Packed { rows, cols, codes, .. } = packed;
+        let fields;
+        let codes = match codes {
+            Codes::Fields(_) | Codes::Trits(_) => codes,
+            Codes::Planes(_) | Codes::Entropy(_) => {
+                fields = packed.clone().repacked(Packing::Fields).codes;
+                &fields
             }
-            _ => {
-                let fields = packed.clone().repacked(Packing::Fields);
-                let width = packed.format.row_bytes(packed.cols);
-                self.rows(fields.codes.bytes(), packed.rows, width, packed.cols);
-            }
-        }
+        };
+        let width = codes.bytes().len().checked_div(*rows).unwrap_or(0);
+        self.rows(codes.bytes(), *rows, width, *cols);
         self.scales.extend(packed.format.scale.to_bytes(&packed.scales));
         self.offsets.extend(packed.offsets.iter().flat_map(|bits| bits.to_le_bytes()));
     }

@@ -57,12 +57,13 @@ impl Gpu {
         self.plane_sums
     }
 
-    /// Moves bytes to the device, padded to whole words; none become one word.
+    /// Moves bytes to the device, padded to whole words; none become four, the most that a kernel reads at once.
     ///
     /// # Errors
     /// They are more than one buffer of the device holds.
     pub fn upload(&self, mut bytes: Vec<u8>) -> Result<Buffer, GpuError> {
-        bytes.resize(bytes.len().next_multiple_of(4).max(4), 0);
+        let padded = if bytes.is_empty() { 16 } else { bytes.len().next_multiple_of(4) };
+        bytes.resize(padded, 0);
         let most = self.client.properties().memory.max_page_size;
         if bytes.len() as u64 > most {
             return Err(GpuError::Buffer { bytes: bytes.len() as u64, most });
