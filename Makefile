@@ -40,12 +40,15 @@ setup:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.95 or newer, then run make again" >&2; exit 1; }
 	@sh tests/setup.sh libopenblas-dev pkg-config gcc
 
-# numpy, for the independent reader of compact checkpoints.
-python: $(PYTHON)
+# numpy, for the independent reader of compact checkpoints; PyYAML, to run the action's steps.
+PACKAGES = $(MOEPRESS_CACHE)/venv/numpy-pyyaml
+python: $(PACKAGES)
 $(PYTHON):
 	@sh tests/setup.sh python3 python3-venv
 	python3 -m venv $(MOEPRESS_CACHE)/venv
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check numpy || { rm -rf $(MOEPRESS_CACHE)/venv; exit 1; }
+$(PACKAGES): $(PYTHON)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check numpy pyyaml
+	touch $@
 
 # Mesa's software driver for Vulkan; tests say so where there is no device.
 vulkan:
