@@ -1,7 +1,7 @@
 //! The words of the command line.
 
 use crate::commands::{
-    bench, compare, eval, generate, init, inspect, logits, plan, report, run, schema, stats,
+    bench, compare, eval, generate, init, inspect, logits, plan, report, run, schema, serve, stats,
 };
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
@@ -54,6 +54,7 @@ pub enum Command {
     Report(report::Args),
     Generate(generate::Args),
     Logits(logits::Args),
+    Serve(serve::Args),
     Bench(bench::Args),
 }
 
