@@ -1,6 +1,6 @@
 """What every method costs on the demo model, in the protocol of its reference.json: writes docs/results.md.
 
-    python3 benches/results.py MOEPRESS [--only methods,bits,budget,variants] [--known] [--out docs/results.md]
+    python3 benches/results.py MOEPRESS [--only methods,bits,others,budget,variants] [--known] [--out docs/results.md]
 
 MOEPRESS is the binary (make build). Needs nothing but Python 3. The grid is HEAPr (coupled, global) and REAP at 0, 12.5, …,
 87.5 % times rounding to nearest in {ternary, int2, int3, int4, int8} times groups of {32, 64, 128, whole rows}: for every
@@ -128,6 +128,37 @@ def bits(bench):
         yield f"| {name} | {nearest:.4f} | {reference:.4f} | {gptq:.4f} | {share} |"
 
 
+# Five ways to give experts two or four bits, of the same size.
+BITS = "formats: [int2, int4], group: 64, bpw: 9.1"
+
+
+def others(bench):
+    """Methods that the reference does not have."""
+    yield "\n## Merging, other experts, other bits\n"
+    yield (
+        "Methods without a reference. Of `tcess` the task is all six texts, so it is a measure of experts like the others. *Bits*: two "
+        "or four bits for every expert within the same bytes, rounded to nearest.\n"
+    )
+    yield "| method | bytes of the experts | NLL | KL |\n|---|---|---|---|"
+    members = []
+    for ratio in ("0.25", "0.5"):
+        members += [
+            (f"merge m_smoe, {ratio}", [f"merge_experts: {{method: m_smoe, ratio: {ratio}}}"]),
+            (f"merge hc_smoe, average, {ratio}", [f"merge_experts: {{method: hc_smoe, ratio: {ratio}}}"]),
+            (f"merge hc_smoe, ward, {ratio}", [f"merge_experts: {{method: hc_smoe, linkage: ward, ratio: {ratio}}}"]),
+            (f"experts by ean, {ratio}", [f"prune_experts: {{method: ean, ratio: {ratio}}}"]),
+            (f"experts by tcess, {ratio}", [f"prune_experts: {{method: tcess, task: [{', '.join(DOMAINS)}], ratio: {ratio}}}"]),
+            (f"experts by heapr, {ratio}", [f"prune_experts: {{method: heapr, ratio: {ratio}}}"]),
+        ]
+    for method in ("loss_aware", "mc_moe", "frequency", "outlier", "block"):
+        members.append((f"bits by {method}", [f"assign_bits: {{method: {method}, {BITS}}}", "quantize"]))
+    for name, stages in members:
+        found = bench.run(*stages)
+        yield f"| {name} | not run yet |" if found is None else (
+            f"| {name} | {found['share']:.1%} | {found['nll']:.4f} | {found['kl']:.4f} |"
+        )
+
+
 def grid(bench):
     """For every budget the members of the grid that may be its best."""
     shares = {}
@@ -212,12 +243,12 @@ def variants(bench):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
-    parser.add_argument("--only", default="methods,bits,budget,variants")
+    parser.add_argument("--only", default="methods,bits,others,budget,variants")
     parser.add_argument("--known", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results.md")
     args = parser.parse_args()
     bench = Bench(args.binary, ROOT / "out/results.json", args.known)
-    parts = {"methods": methods, "bits": bits, "budget": budget, "variants": variants}
+    parts = {"methods": methods, "bits": bits, "others": others, "budget": budget, "variants": variants}
     lines = [
         "# Results on the demo model\n",
         "Written by `benches/results.py`. Protocol: 16 windows of 256 tokens of every calibration text, 24 of every evaluation "

@@ -187,6 +187,10 @@ def unpack(take, name, rows, cols, bits, ternary):
         return (packed[:, :, None] // 3 ** np.arange(5) % 3).reshape(rows, -1)[:, :cols]
     if take.has(f"{name}.entropy"):
         return entropy(take(f"{name}.entropy", "U8", None), name, rows, cols, levels)
+    if not ternary and take.has(f"{name}.planes"):
+        planes = take(f"{name}.planes", "U8", [bits, rows, math.ceil(cols / 8)])
+        planes = np.unpackbits(planes, axis=2, bitorder="little")[:, :, :cols]
+        return np.tensordot(1 << np.arange(bits)[::-1], planes, 1)
     packed = take(f"{name}.codes", "U8", [rows, math.ceil(cols * bits / 8)])
     stream = np.unpackbits(packed, axis=1, bitorder="little")
     assert not ternary or not (stream[:, 0::2] & stream[:, 1::2]).any(), f"{name}: code 3"

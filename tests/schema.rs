@@ -63,6 +63,9 @@ fn the_recipes_that_come_with_the_project_fit() {
     let schema = schema();
     for entry in std::fs::read_dir(root().join("recipes")).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue; // Sweeps, which have methods in place of stages.
+        }
         let text = std::fs::read_to_string(&path).unwrap();
         // Keys at the start of a line and, two deeper, of stages.
         for line in text.lines().filter(|line| line.starts_with(|c: char| c.is_alphabetic())) {

@@ -34,7 +34,9 @@ pub use manifest::{FORMAT_VERSION, MANIFEST, Manifest};
 pub use memory::{available_memory, peak_memory, used_memory};
 pub use progress::{Progress, Silent};
 pub use publish::{FileRecord, Publisher, Writer};
-pub use shard::{RawDtype, RawTensor, encode_shard, encode_with_text, raw_parts, read_packed, stream_header};
+pub use shard::{
+    RawDtype, RawTensor, encode_shard, encode_with_text, raw_parts, read_coarse, read_packed, stream_header,
+};
 pub use source::{Shards, TensorInfo};
 pub use tensor_file::TensorFile;
 pub use weights::{Share, Source};

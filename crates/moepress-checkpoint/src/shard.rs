@@ -1,9 +1,9 @@
 //! One safetensors file of named tensors, and how a [`Stored`] tensor is laid out in it.
 //!
 //! A plain tensor is one tensor of its name. A packed matrix `NAME` of rows × cols is its codes, U8: `NAME.codes`,
-//! `[rows, row_bytes]`, `NAME.trits`, `[rows, row_bytes]`, or `NAME.entropy`, `[bytes]`, as their codec is;
-//! `NAME.scales`, F16 or U8 `[rows, groups]`, or `[1, 1]` where all are one and the same and there are no offsets; and,
-//! where its format has them, `NAME.offsets`, F16 `[rows, groups]`.
+//! `[rows, row_bytes]`, `NAME.trits`, `[rows, row_bytes]`, `NAME.planes`, `[bits, rows, row_bytes]`, or `NAME.entropy`,
+//! `[bytes]`, as their codec is; `NAME.scales`, F16 or U8 `[rows, groups]`, or `[1, 1]` where all are one and the same and
+//! there are no offsets; and, where its format has them, `NAME.offsets`, F16 `[rows, groups]`.
 
 use crate::{CheckpointError, Shards};
 use moepress_quant::codec::{Codec, Codes, Entropy};
@@ -111,8 +111,7 @@ pub fn raw_parts(name: &str, stored: Stored) -> Vec<(String, RawTensor)> {
             };
             let codec = codes.codec();
             let bytes = codes.into_bytes();
-            let width = codec.row_bytes(format, cols);
-            let codes_shape = width.map_or(vec![bytes.len()], |width| vec![rows, width]);
+            let codes_shape = codec.shape(format, rows, cols).unwrap_or_else(|| vec![bytes.len()]);
             let codes = RawTensor { dtype: RawDtype::U8, shape: codes_shape, bytes };
             let codes = (format!("{name}.{}", part_of(codec)), codes);
             let mut parts = vec![codes, (format!("{name}.scales"), grids(format.scale, &scales))];
@@ -129,6 +128,7 @@ const fn part_of(codec: Codec) -> &'static str {
     match codec {
         Codec::Fields => "codes",
         Codec::Trits => "trits",
+        Codec::Planes => "planes",
         Codec::Entropy => "entropy",
     }
 }
@@ -152,11 +152,12 @@ pub(crate) fn packed_parts(
         return Err(shards.bad_tensor(name, format_args!("{cols} columns are too many")));
     }
     let codes = |codec| format!("{name}.{}", part_of(codec));
-    let other = [Codec::Trits, Codec::Entropy].into_iter().find(|&codec| shards.contains(&codes(codec)));
+    let others = [Codec::Trits, Codec::Planes, Codec::Entropy];
+    let other = others.into_iter().find(|&codec| shards.contains(&codes(codec)));
     let codec = other.unwrap_or(Codec::Fields);
     let codes = codes(codec);
-    match codec.row_bytes(format, cols) {
-        Some(width) => shards.expect(&codes, RawDtype::U8, &[rows, width])?,
+    match codec.shape(format, rows, cols) {
+        Some(shape) => shards.expect(&codes, RawDtype::U8, &shape)?,
         None => {
             let bytes = shards.info(&codes)?.shape.first().copied().unwrap_or(0);
             shards.expect(&codes, RawDtype::U8, &[bytes])?;
@@ -193,6 +194,7 @@ pub fn read_packed(
     let codes = match codec {
         Codec::Fields => Codes::Fields(read(0)?),
         Codec::Trits => Codes::Trits(read(0)?),
+        Codec::Planes => Codes::Planes(read(0)?),
         Codec::Entropy => {
             Codes::Entropy(Entropy::parse(rows, cols, read(0)?).map_err(|e| shards.bad_tensor(name, e))?)
         }
@@ -204,6 +206,36 @@ pub fn read_packed(
     let stored = Stored::Packed(Packed { format, rows, cols, codes, scales, offsets });
     stored.validate().map_err(|e| shards.bad_tensor(name, e))?;
     Ok(stored)
+}
+
+/// The packed matrix `name` by the `bits` highest bits of its codes; where these are in planes, no others are read.
+/// `None` where they are not, or the format has no such part.
+///
+/// # Errors
+/// As [`read_packed`].
+pub fn read_coarse(
+    shards: &Shards,
+    name: &str,
+    format: Grouped,
+    (rows, cols): (usize, usize),
+    bits: u8,
+) -> Result<Option<Stored>, CheckpointError> {
+    let (codec, parts) = packed_parts(shards, name, format, rows, cols)?;
+    let (Codec::Planes, Some(coarse), [planes, grids @ ..]) = (codec, format.coarse(bits), &parts[..]) else {
+        return Ok(None);
+    };
+    let grids =
+        grids.iter().map(|part| shards.read(part).map(|raw| raw.bytes)).collect::<Result<Vec<_>, _>>()?;
+    let mut scales = format.scale.from_bytes(grids.first().map_or(&[], Vec::as_slice));
+    if let [one] = scales[..] {
+        scales = vec![one; rows * format.row_groups(cols)];
+    }
+    let offsets = Scale::F16.from_bytes(grids.get(1).map_or(&[], Vec::as_slice));
+    let Some((scales, offsets)) = format.coarse_grids(bits, &scales, &offsets) else { return Ok(None) };
+    let codes = Codes::Planes(shards.read_rows(planes, 0..usize::from(bits))?.bytes);
+    let stored = Stored::Packed(Packed { format: coarse, rows, cols, codes, scales, offsets });
+    stored.validate().map_err(|e| shards.bad_tensor(name, e))?;
+    Ok(Some(stored))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The words of the command line.
 
 use crate::commands::{
-    bench, compare, eval, generate, init, inspect, logits, plan, report, run, schema, serve, stats,
+    bench, compare, eval, generate, init, inspect, logits, plan, report, run, schema, serve, stats, sweep,
 };
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
@@ -48,6 +48,7 @@ pub enum Command {
     Run(run::Args),
     Plan(plan::Args),
     Stats(stats::Args),
+    Sweep(sweep::Args),
     Inspect(inspect::Args),
     Eval(eval::Args),
     Compare(compare::Args),
@@ -63,6 +64,30 @@ pub fn backend(word: &str) -> Result<Backend, String> {
     let all = [Backend::Cpu, Backend::Cuda, Backend::Wgpu];
     let found = all.into_iter().find(|backend| backend.to_string() == word);
     found.ok_or_else(|| "must be cpu, cuda or wgpu".to_owned())
+}
+
+/// Where a model runs.
+#[derive(Debug, clap::Args)]
+pub struct Placed {
+    /// Where to compute: cpu; cuda or wgpu in a build with that feature; auto for the first of these that does
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = place)]
+    pub device: Place,
+}
+
+/// A device by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// This one and no other.
+    On(Backend),
+    /// A GPU, or else the CPU.
+    Auto,
+}
+
+fn place(word: &str) -> Result<Place, String> {
+    match word {
+        "auto" => Ok(Place::Auto),
+        _ => backend(word).map(Place::On).map_err(|_| "must be cpu, cuda, wgpu or auto".to_owned()),
+    }
 }
 
 /// Threads of the whole process.

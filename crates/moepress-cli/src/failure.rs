@@ -3,6 +3,7 @@
 use moepress_bench::BenchError;
 use moepress_checkpoint::{CheckpointError, ErrorKind};
 use moepress_eval::EvalError;
+use moepress_gpu::GpuError;
 use moepress_nn::DeviceError;
 use moepress_pipeline::PipelineError;
 use moepress_recipe::RecipeError;
@@ -98,6 +99,15 @@ impl From<DeviceError> for Failure {
             DeviceError::NotFound(_) => Reason::NoSpace,
         };
         Self::new(reason, error)
+    }
+}
+
+impl From<GpuError> for Failure {
+    fn from(error: GpuError) -> Self {
+        match error {
+            GpuError::Device(error) => error.into(),
+            _ => Self::of(Some(error.kind()), &error),
+        }
     }
 }
 

@@ -55,6 +55,7 @@ fn run(args: Args, context: &Context) -> Result<Ending, Failure> {
         args::Command::Run(args) => args.run(context),
         args::Command::Plan(args) => args.run(context),
         args::Command::Stats(args) => args.run(context),
+        args::Command::Sweep(args) => args.run(context),
         args::Command::Inspect(args) => args.run(context),
         args::Command::Eval(args) => args.run(context),
         args::Command::Compare(args) => args.run(context),

@@ -42,6 +42,8 @@ mod matmul;
 mod product;
 mod reference;
 mod rows;
+#[allow(unsafe_code)] // work that other threads borrow
+mod team;
 #[cfg(test)]
 mod tests;
 #[allow(unsafe_code)] // calls of functions compiled for the processor
@@ -53,6 +55,7 @@ pub use limits::Limits;
 pub use matmul::{matmul, matmuls};
 pub use product::{Side, product};
 pub use reference::matmul_reference;
+pub use team::assembled;
 pub use vector::{clamped_swiglu, mix, silu_times, softmax, squares};
 
 use moepress_quant::Stored;

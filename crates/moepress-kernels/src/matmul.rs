@@ -2,12 +2,15 @@
 
 use crate::activations::Activations;
 use crate::rows::{TILE, rows};
-use crate::{MatmulError, shape};
+use crate::{MatmulError, shape, team};
 use moepress_quant::Stored;
 use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
 /// Products of weights and inputs below which threads cost more than they save.
 const SMALL: usize = 1 << 17;
+/// The same where threads stand by.
+const TINY: usize = 1 << 14;
 /// Runs of tiles per thread: enough to even out, few enough to hand out.
 const RUNS: usize = 4;
 
@@ -52,7 +55,15 @@ pub fn matmuls(products: &[(&Activations<'_>, &Stored)]) -> Result<Vec<Vec<f32>>
             *y = transposed(y, w.matrix_shape().0, x.n);
         }
     };
-    if work < SMALL || rayon::current_num_threads() == 1 {
+    if team::stands_by() && work >= TINY {
+        products.iter().for_each(|(x, w)| x.prepare(w.format()));
+        let count = (RUNS * rayon::current_num_threads()).min(pieces.len());
+        let run = pieces.len().div_ceil(count.max(1));
+        let runs: Vec<_> = pieces.chunks_mut(run.max(1)).map(Mutex::new).collect();
+        // Nobody else has the lock of a run; a thread that panicked has spoilt the whole product anyway.
+        team::each(runs.len(), |i| compute(&mut runs[i].lock().unwrap_or_else(PoisonError::into_inner)));
+        products.iter().zip(&mut results).for_each(ordered);
+    } else if work < SMALL || rayon::current_num_threads() == 1 {
         compute(&mut pieces);
         products.iter().zip(&mut results).for_each(ordered);
     } else {

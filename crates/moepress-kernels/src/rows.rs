@@ -25,7 +25,7 @@ pub(crate) fn rows(x: &Activations<'_>, w: &Stored, rows: Range<usize>, out: &mu
             let x = x.quantized(order);
             match packed.codes {
                 Codes::Fields(_) => isa::kernel()(x, packed, rows, out),
-                Codes::Trits(_) | Codes::Entropy(_) => repacked(x, packed, rows, out),
+                Codes::Trits(_) | Codes::Planes(_) | Codes::Entropy(_) => repacked(x, packed, rows, out),
             }
         }
         Stored::Plain(w) if x.n < FEW => few(x, w, rows, out),

@@ -6,6 +6,7 @@ use crate::spec::{Mlp, ModelSpec};
 use crate::tensor::Tensor;
 use moepress_quant::Format;
 use moepress_quant::codec::Packing;
+use moepress_quant::formats::GridRule;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -74,6 +75,9 @@ pub enum Edit {
         format: Format,
         /// How codes are found.
         solver: Solver,
+        /// How grids are chosen; none: as is usual for the format.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grid: Option<GridRule>,
         /// How codes are stored.
         codec: Packing,
     },
@@ -95,12 +99,17 @@ pub struct Group {
 pub enum Solver {
     /// Every weight to the nearest level.
     Nearest,
+    /// To nearest, on grids moved until Σ |w − q|^0.7 is small: HQQ (Badri and Shaji, 2023). Without any inputs.
+    Hqq,
     /// GPTQ, arXiv 2210.17323, on the inputs that reach the matrix through the layers as rounded before it.
     Gptq {
         /// What is added to the diagonal of the gram of the inputs, relative to its mean.
         damp: f64,
         /// Whether columns with stronger inputs are rounded first.
         act_order: bool,
+        /// Whether grids are fitted to weights that count by the diagonal of the gram.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        weighted: bool,
     },
     /// As GPTQ, on one grid for the whole tensor. Codes are stored in the codec of fewest bytes, and the step grows
     /// until that takes no more bytes than allowed: what a budget gave the tensor is kept to.
@@ -155,7 +164,8 @@ pub fn await_inputs(edits: &[Edit]) -> Vec<bool> {
         Edit::Encode { tensor: Tensor::Layer(layer, part), format, solver, .. } => {
             let fitted = matches!(part, Part::Expert { expert, projection: Projection::Down, .. }
                 if refit.contains(&(*layer, *expert)));
-            fitted || (matches!(format, Format::Grouped(_)) && *solver != Solver::Nearest)
+            let solves = matches!(solver, Solver::Gptq { .. } | Solver::Within { .. });
+            fitted || (matches!(format, Format::Grouped(_)) && solves)
         }
         _ => false,
     };

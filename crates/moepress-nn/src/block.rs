@@ -3,7 +3,7 @@
 use crate::Side;
 use crate::Site;
 use crate::attention::{Attend, KeyValues};
-use crate::moe::{Expert, Experts, Gated};
+use crate::moe::{Expert, Experts, Gated, Mixture};
 use crate::ops::{Norm, times};
 use crate::rotary::Rotary;
 use crate::watch::Watch;
@@ -55,6 +55,23 @@ impl Block {
         }
     }
 
+    /// Gives a mixture its routed experts as one; a watch does not see into it.
+    pub fn put_mixture(&mut self, mixture: Box<dyn Mixture>) {
+        if let Mlp::Moe(moe) = &mut self.mlp {
+            moe.mixture = Some(mixture);
+        }
+    }
+
+    /// The MLP, or the mixture with its shared expert, of `[tokens, hidden]` after attention, added to it.
+    pub fn finish(&self, x: Tensor<2>, watch: &mut dyn Watch) -> Tensor<2> {
+        let normed = self.mlp_input(x.clone());
+        let y = match &self.mlp {
+            Mlp::Dense(gated) => dense_mlp(gated, normed, watch),
+            Mlp::Moe(experts) => experts.forward(normed, watch),
+        };
+        x + times(y, self.residual)
+    }
+
     /// From the hidden states after attention, the same normed, and the sum of the gated routed experts (ignored
     /// by a dense layer): the hidden states after the layer.
     pub fn leave(
@@ -83,13 +100,7 @@ impl Block {
         cache: Option<&mut KeyValues>,
         watch: &mut dyn Watch,
     ) -> Tensor<2> {
-        let x = self.attend(x, batch, rotary, cache, watch);
-        let normed = self.mlp_input(x.clone());
-        let y = match &self.mlp {
-            Mlp::Dense(gated) => dense_mlp(gated, normed, watch),
-            Mlp::Moe(experts) => experts.forward(normed, watch),
-        };
-        x + times(y, self.residual)
+        self.finish(self.attend(x, batch, rotary, cache, watch), watch)
     }
 }
 

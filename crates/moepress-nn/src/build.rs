@@ -203,6 +203,7 @@ impl<'a> Builder<'a> {
             },
             count: moe.experts.len(),
             experts: vec![],
+            mixture: None,
             shared,
         })
     }

@@ -22,10 +22,12 @@ pub use attention::{Attend, KeyValues};
 pub use block::{Block, Mlp, dense_mlp};
 pub use build::{BlockError, Builder};
 pub use burn::tensor::{Device, Int, Tensor, TensorData};
+#[cfg(feature = "extension")]
+pub use burn::{backend::Cube, tensor::DType};
 pub use device::{Backend, DeviceError};
 pub use ends::{Embedding, Head, token_losses};
 pub use linear::{Dense, Linear, MakeLinear, dense};
-pub use moe::{Expert, Experts, Gated, Routed};
+pub use moe::{Expert, Experts, Gated, Mixture, Routed};
 pub use ops::{Norm, add_rows, from_rows, select_rows, to_rows};
 pub use rotary::Rotary;
 pub use watch::{Ignore, Side, Site, Watch};

@@ -84,6 +84,12 @@ pub struct Routed {
     pub tokens: Vec<Vec<u32>>,
 }
 
+/// The routed experts of a layer, computed together, in whatever form their weights are held.
+pub trait Mixture: Send + Sync {
+    /// `[tokens, hidden]` of normed hidden states → the weighted sum of the chosen experts, of the same shape.
+    fn forward(&self, x: Tensor<2>, routed: &Routed) -> Tensor<2>;
+}
+
 /// The router of one layer, and what of its experts is loaded.
 pub struct Experts {
     pub(crate) routing: Routing,
@@ -98,6 +104,8 @@ pub struct Experts {
     pub(crate) count: usize,
     /// All of them, or none where experts are loaded as they are needed.
     pub(crate) experts: Vec<Expert>,
+    /// All of them in one, instead.
+    pub(crate) mixture: Option<Box<dyn Mixture>>,
     pub(crate) shared: Option<(Gated, Option<Box<dyn Linear>>)>,
 }
 
@@ -172,7 +180,10 @@ impl Experts {
     pub fn forward(&self, x: Tensor<2>, watch: &mut dyn Watch) -> Tensor<2> {
         let routed = self.route(x.clone());
         watch.routed(&routed);
-        let sum = self.add(self.loaded(), &x, &routed, x.zeros_like(), watch);
+        let sum = match &self.mixture {
+            Some(mixture) => mixture.forward(x.clone(), &routed),
+            None => self.add(self.loaded(), &x, &routed, x.zeros_like(), watch),
+        };
         match self.shared(x, watch) {
             Some(shared) => sum + shared,
             None => sum,

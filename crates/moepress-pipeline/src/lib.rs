@@ -21,6 +21,7 @@ mod routing;
 mod run;
 mod schema;
 mod stats;
+mod sweep;
 mod texts;
 mod write;
 
@@ -40,4 +41,8 @@ pub use routing::{PairReport, RoutingReport, RunReport, SuccessionReport};
 pub use run::{Judge, Outcome, Render, Run, run};
 pub use schema::recipe_schema;
 pub use stats::{Measure, Shard, StatisticsFile, StatisticsHeader, measure, merge};
+pub use sweep::{
+    PlannedPoint, PointReport, PointResult, RankCorrelation, RenderSweep, SweepPlan, SweepReport, SweepRun,
+    SweepSeconds, plan_sweep, run_sweep,
+};
 pub use texts::{TextReport, TextSet, TextsReport, load_texts};

@@ -218,6 +218,14 @@ pub struct Comparison {
     pub compact_decode_tokens_per_second: Option<f64>,
 }
 
+impl Comparison {
+    /// How much the negative log-likelihood grew, nats per token; none without the original.
+    pub fn nll_increase(&self) -> Option<f64> {
+        let original = self.original.as_ref()?;
+        Some(self.compact.overall.likelihood.nll - original.overall.likelihood.nll)
+    }
+}
+
 /// A file of an original's distributions.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BaseReport {

@@ -9,7 +9,8 @@ use crate::layers::layers;
 use crate::memory::allowed;
 use crate::plan::{Plan, Sizes, description, plan_with, unedited_needs};
 use crate::report::{
-    CalibrationReport, Comparison, Report, SCHEMA_VERSION, Seconds, StageReport, UnderMeasuredReport, Verdict,
+    CalibrationReport, Comparison, LossReport, Report, SCHEMA_VERSION, Seconds, StageReport,
+    UnderMeasuredReport, Verdict,
 };
 use crate::routing::{RoutingReport, routing};
 use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows, text_of_windows};
@@ -166,8 +167,8 @@ pub fn run(job: &Run<'_>, progress: &dyn Progress) -> Result<Outcome, PipelineEr
             let of = |set| calibration(set, texts.window, &Statistics::default(), plan.coverage, &[]);
             texts.calibration.as_ref().map(of)
         }),
+        losses: losses(&measured.predicted, evaluation.as_ref()),
         evaluation,
-        losses: vec![],
         results: BTreeMap::new(),
         original_results: BTreeMap::new(),
         tasks: vec![],
@@ -240,6 +241,8 @@ struct Measured {
     /// Of the original.
     routing: Vec<RoutingReport>,
     last: Option<Sweep>,
+    /// What each stage predicted of the loss.
+    predicted: Vec<Option<f64>>,
     /// Spent on measuring and on deciding.
     seconds: [f64; 2],
 }
@@ -316,12 +319,24 @@ fn decide(
         let decision = stage.decide(&evidence)?;
         decision.edits.iter().for_each(|edit| stats.follow(edit));
         let edits = decision.edits.len();
+        measured.predicted.push(decision.predicted);
         edited.push(decision.edits)?;
         measured.seconds[1] += clock.lap(format!("decide {name}"));
         let after = Sizes::of(edited.spec());
         measured.stages.push(StageReport { what: stage.describe(), edits, notes: decision.notes, after });
     }
     Ok(measured)
+}
+
+/// What stages predicted of the loss, together, beside what the evaluation says. That is no measure of it where a stage
+/// before them predicted nothing of what it did; stages behind them carry out what was decided.
+fn losses(predicted: &[Option<f64>], evaluation: Option<&Comparison>) -> Vec<LossReport> {
+    let known = predicted.iter().flatten();
+    let comparable = predicted.iter().take_while(|loss| loss.is_some()).count() == known.clone().count();
+    let measured = evaluation.filter(|_| comparable).and_then(Comparison::nll_increase);
+    let what = "increase of the negative log-likelihood".to_owned();
+    let report = LossReport { what, predicted: known.clone().sum(), measured };
+    (known.count() > 0).then_some(report).into_iter().collect()
 }
 
 /// Measures on all windows of the calibration texts.

@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+mod coarse;
 pub mod codec;
 mod format;
 pub mod formats;

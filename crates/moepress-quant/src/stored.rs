@@ -1,6 +1,6 @@
 //! Tensors as they are stored: plain numbers or packed codes, as owned little-endian bytes.
 
-use crate::codec::{Codes, Packing};
+use crate::codec::{Codec, Codes, Packing};
 use crate::formats::{decode_codes, decode_row};
 use crate::{Dtype, Format, Grouped};
 use half::slice::HalfFloatSliceExt;
@@ -239,6 +239,9 @@ impl Packed {
 
     /// The same matrix with its codes in another codec.
     pub fn repacked(self, packing: Packing) -> Self {
+        if (packing, self.codes.codec()) == (Packing::Fields, Codec::Fields) {
+            return self;
+        }
         let mut codes = vec![0; self.rows * self.cols];
         self.read_codes(0, &mut codes);
         Self { codes: Codes::pack(self.format, self.rows, self.cols, &codes, packing), ..self }

@@ -28,6 +28,7 @@ mod schema;
 mod set;
 mod size;
 mod source;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod texts;
@@ -40,4 +41,5 @@ pub use params::Params;
 pub use recipe::{Gates, Limits, Mtp, Recipe, StageSpec, parse};
 pub use schema::{schema, stage_schema};
 pub use size::size_in_bytes;
+pub use sweep::{Curve, Point, Sweep, parse_sweep};
 pub use texts::{Bos, Protocol, TextFile, TextForm, TextSpec};

@@ -331,7 +331,7 @@ fn within<T: PartialOrd + Copy, const N: usize>(range: &impl RangeBounds<T>, num
     found.or_else(|| bound(range.start_bound())).or_else(|| bound(range.end_bound()))
 }
 
-fn describe(value: &Value) -> String {
+pub(crate) fn describe(value: &Value) -> String {
     match value {
         Value::Null => "nothing".into(),
         Value::Bool(value) => value.to_string(),

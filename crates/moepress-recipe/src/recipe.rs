@@ -110,6 +110,12 @@ impl Recipe {
         self.resolved.clone()
     }
 
+    /// The text files of calibration and evaluation.
+    pub fn text_files(&self) -> impl Iterator<Item = &FilePath> {
+        let sets = self.calibration.iter().chain(&self.evaluate);
+        sets.flat_map(|set| &set.files).map(|file| file.path.as_path())
+    }
+
     /// An error at a path such as `calibration.window`, found by whoever knows more than the recipe does.
     pub fn error_at(&self, path: &str, message: impl Into<String>) -> RecipeError {
         self.top.source.error(&Path::read(path).unwrap_or_default(), message)
@@ -120,6 +126,13 @@ impl Recipe {
 /// Each of `overrides` is the `PATH=VALUE` of one `--set`; a path starts at the top of the recipe, or with the
 /// name of a stage when only one stage has it.
 pub fn parse(text: &str, file: &FilePath, overrides: &[String]) -> Result<Recipe, RecipeError> {
+    let top = top(text, file, overrides)?;
+    top.only(&KEYS)?;
+    read(&top, file.parent().unwrap_or(FilePath::new("")), None)
+}
+
+/// The mapping that a recipe is, after every override.
+pub(crate) fn top(text: &str, file: &FilePath, overrides: &[String]) -> Result<Params, RecipeError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut source = Source { file: file.into(), text: String::new(), sets: Vec::new() };
     guard::check(text).map_err(|r| source.error_at(Some((r.line, r.column)), &Path::default(), r.message))?;
@@ -136,18 +149,22 @@ pub fn parse(text: &str, file: &FilePath, overrides: &[String]) -> Result<Recipe
         let message = "a recipe is a mapping with the keys version, model and stages".into();
         return Err(source.error_at(None, &Path::default(), message));
     };
-    let top = Params { path: Path::default(), map: Arc::new(map), source: Arc::new(source), rehearsal: None };
-    read(&top, file.parent().unwrap_or(FilePath::new("")))
+    Ok(Params { path: Path::default(), map: Arc::new(map), source: Arc::new(source), rehearsal: None })
 }
 
 /// Asks for everything that a recipe may have.
 pub(crate) fn rehearse(top: &Params) {
     // What it comes to does not matter.
-    let _ = read(top, FilePath::new(""));
+    let _ = top.only(&KEYS);
+    let _ = read(top, FilePath::new(""), None);
 }
 
-fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
-    top.only(&KEYS)?;
+/// Reads a recipe, whose stages may come with a place of their own.
+pub(crate) fn read(
+    top: &Params,
+    folder: &FilePath,
+    stages: Option<(&[Value], Path)>,
+) -> Result<Recipe, RecipeError> {
     top.usize_in("version", None, 1..=1)?;
     let model = top.text("model", None)?;
     let mtp = match top.word("mtp", Some("drop"), &["drop", "keep"])?.as_str() {
@@ -175,12 +192,12 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
             Limits { memory: params.bytes("memory")? }
         }
     };
-    let stages = top
-        .list("stages")?
-        .iter()
-        .enumerate()
-        .map(|(k, v)| stage(top, k, v))
-        .collect::<Result<Vec<_>, _>>()?;
+    let (stages, at) = match stages {
+        Some(stages) => stages,
+        None => (top.list("stages")?, Path::default().key("stages")),
+    };
+    let stages: Vec<StageSpec> =
+        stages.iter().enumerate().map(|(k, v)| stage(top, at.index(k), v)).collect::<Result<_, _>>()?;
     let evaluate = top.mapping("evaluate")?;
     let evaluate = evaluate.map(|p| TextSpec::read(&p, true, folder, &["protocol", "stride"])).transpose()?;
     let gates = match top.mapping("gates")? {
@@ -226,8 +243,7 @@ fn read(top: &Params, folder: &FilePath) -> Result<Recipe, RecipeError> {
     })
 }
 
-fn stage(top: &Params, index: usize, value: &Value) -> Result<StageSpec, RecipeError> {
-    let path = Path::default().key("stages").index(index);
+fn stage(top: &Params, path: Path, value: &Value) -> Result<StageSpec, RecipeError> {
     let shape = "must be the name of a stage, or one name with its parameters: `- name: {key: value}`";
     let (name, params) = match value {
         Value::String(name) => (name.as_str(), &Value::Null),

@@ -4,7 +4,8 @@ mod charts;
 mod element;
 
 use self::charts::{Pair, arcs, bars, heat_maps, histogram, pairs};
-use self::element::{definitions, escape, figure, folded, section, table};
+pub(crate) use self::element::escape;
+use self::element::{definitions, figure, folded, section, table};
 use crate::story::{explained, story};
 use crate::tables;
 use crate::units::{bytes, change, count, fixed, memory, percent, seconds, times};

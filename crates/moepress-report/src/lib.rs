@@ -13,6 +13,7 @@ mod markdown;
 mod sample;
 mod story;
 mod summary;
+mod sweep;
 mod tables;
 mod units;
 
@@ -21,4 +22,5 @@ pub use gates::{Available, Gate, METRICS, Metric, Needs, junit};
 pub use html::html;
 pub use markdown::markdown;
 pub use summary::summary;
+pub use sweep::{sweep_markdown, sweep_summary, sweep_svg};
 pub use tables::protocol_in_words;

@@ -16,7 +16,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    fn new(head: &[&str], rows: Vec<Vec<String>>) -> Self {
+    pub(crate) fn new(head: &[&str], rows: Vec<Vec<String>>) -> Self {
         Self { head: head.iter().map(|&cell| cell.to_owned()).collect(), rows, total: None }
     }
 }

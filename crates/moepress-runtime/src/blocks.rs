@@ -30,6 +30,17 @@ impl Blocks {
         Ok(Self { spec, embedding, head, blocks, device })
     }
 
+    /// A model of blocks that are on a device.
+    pub fn on_device(
+        spec: ModelSpec,
+        embedding: Embedding,
+        head: Head,
+        blocks: Vec<Block>,
+        device: Device,
+    ) -> Self {
+        Self { spec, embedding, head, blocks, device }
+    }
+
     /// What the model is.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec

@@ -34,6 +34,9 @@ pub enum RuntimeError {
     /// The thread that reads ahead cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+    /// A device that fails, or has not enough memory.
+    #[error("{0}")]
+    Device(String),
     /// There is nothing to run on.
     #[error("no tokens to run the model on")]
     Empty,
@@ -82,7 +85,7 @@ impl RuntimeError {
             | Self::Token { .. }
             | Self::NotFinite => ErrorKind::BadInput,
             Self::Budget { .. } => ErrorKind::NoSpace,
-            Self::Thread(_) => ErrorKind::Io,
+            Self::Thread(_) | Self::Device(_) => ErrorKind::Io,
             Self::Empty | Self::Context { .. } | Self::Batch { .. } | Self::Sampling(_) => ErrorKind::Usage,
         }
     }

@@ -1,4 +1,4 @@
-//! Inference on the CPU: loads a plain or a compact checkpoint and computes from the weights as they are
+//! Inference: loads a plain or a compact checkpoint and computes from the weights as they are
 //! stored, so that a model needs the memory of its file.
 
 mod blocks;
@@ -17,11 +17,11 @@ mod toy;
 
 pub use blocks::Blocks;
 pub use cache::{ExpertId, MakePolicy, POLICIES, Policy, Replayed, Trace, Used, belady, replay};
-pub use decoder::CacheReport;
+pub use decoder::{CacheReport, Span};
 pub use error::RuntimeError;
 pub use generate::{Generated, Request, Stop, generate};
 pub use log_probabilities::LogProbabilities;
-pub use model::{Model, check, expert_bytes};
+pub use model::{DeviceDecoder, Model, check, expert_bytes};
 pub use moepress_kernels::Precision;
 pub use packed::packed;
 pub use sampling::{Sampler, Sampling, likeliest};

@@ -3,8 +3,8 @@
 use crate::RuntimeError;
 use crate::cache::{Policy, Trace};
 use crate::decoder::{
-    Builder, Cache, CacheReport, Expert, ExpertStore, Layer, LayerCache, Map, Norm, Pass, Resident, Rotary,
-    Span, Streamed,
+    Builder, Cache as RowsCache, CacheReport, Expert, ExpertStore, Layer, LayerCache, Map, Norm, Pass,
+    Resident, Rotary, Span, Streamed,
 };
 use crate::rules::Rule;
 use moepress_checkpoint::{Share, Source};
@@ -12,12 +12,66 @@ use moepress_kernels::{Activations, Precision};
 use moepress_model::{ModelSpec, Moe, Tensor};
 use moepress_quant::Stored;
 use rayon::prelude::*;
+use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A model whose weights are in memory, in the formats they are stored in. Shared freely by threads; every pass
 /// uses all of those of the pool it is called in.
 pub struct Model {
     spec: ModelSpec,
+    engine: Engine,
+}
+
+/// What a model runs on.
+enum Engine {
+    /// The decoder of this crate.
+    Rows(Box<Rows>),
+    /// A decoder elsewhere.
+    Device(Box<dyn DeviceDecoder>),
+}
+
+/// A decoder on a device, with weights in its memory.
+pub trait DeviceDecoder: Send + Sync {
+    /// The keys and values of an empty sequence, in the memory of the device.
+    fn cache(&self) -> Box<dyn Any + Send>;
+
+    /// Hidden states `[ids.len(), hidden]` after the last layer, not yet normed, of runs of tokens one after the other in
+    /// `ids`. They continue what their caches hold, as many as there are spans; without caches they are whole sequences.
+    ///
+    /// # Errors
+    /// The device fails.
+    fn forward(
+        &self,
+        ids: &[u32],
+        spans: &[Span],
+        caches: Option<Vec<&mut (dyn Any + Send)>>,
+    ) -> Result<Vec<f32>, RuntimeError>;
+
+    /// Logits `[n, vocab]` of hidden states `[n, hidden]`.
+    ///
+    /// # Errors
+    /// The device fails.
+    fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>, RuntimeError>;
+}
+
+/// Keys and values of one sequence.
+pub(crate) enum Cache {
+    Rows(RowsCache),
+    Device(Box<dyn Any + Send>),
+}
+
+impl Cache {
+    fn rows(&mut self) -> Option<&mut RowsCache> {
+        if let Self::Rows(cache) = self { Some(cache) } else { None }
+    }
+
+    fn device(&mut self) -> Option<&mut (dyn Any + Send)> {
+        if let Self::Device(cache) = self { Some(&mut **cache) } else { None }
+    }
+}
+
+/// The decoder of this crate with its weights.
+struct Rows {
     embedding: Arc<Stored>,
     final_norm: Norm,
     head: Map,
@@ -82,22 +136,30 @@ impl Model {
 
     /// What keeping experts within a budget came to; none where all are in memory.
     pub fn cache_report(&self) -> Option<CacheReport> {
-        self.experts.report()
+        match &self.engine {
+            Engine::Rows(rows) => rows.experts.report(),
+            Engine::Device(_) => None,
+        }
     }
 
-    /// Sets the rules that tokens are routed by from now on, besides the router.
+    /// Sets the rules that tokens are routed by from now on, besides the router; a model on a device has none.
     pub fn route_by(&mut self, rules: Vec<Box<dyn Rule>>) {
-        self.rules = rules;
+        if let Engine::Rows(decoder) = &mut self.engine {
+            decoder.rules = rules;
+        }
     }
 
-    /// Writes down from now on which experts are used.
+    /// Writes down from now on which experts are used; a model on a device does not.
     pub fn record(&mut self) {
-        self.trace = Some(Mutex::default());
+        if let Engine::Rows(rows) = &mut self.engine {
+            rows.trace = Some(Mutex::default());
+        }
     }
 
     /// What has been written down since [`Self::record`].
     pub fn recorded(&self) -> Option<Trace> {
-        self.trace.as_ref().map(|trace| trace.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        let Engine::Rows(rows) = &self.engine else { return None };
+        rows.trace.as_ref().map(|trace| trace.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     fn assemble(
@@ -126,7 +188,13 @@ impl Model {
             bias: optional(Tensor::FinalNormBias)?,
         };
         let head = Map { weight, bias: optional(Tensor::HeadBias)? };
-        Ok(Self { spec, embedding, final_norm, head, layers, experts, trace: None, rules: vec![] })
+        let rows = Rows { embedding, final_norm, head, layers, experts, trace: None, rules: vec![] };
+        Ok(Self { spec, engine: Engine::Rows(Box::new(rows)) })
+    }
+
+    /// A model that a device runs.
+    pub fn on_device(spec: ModelSpec, decoder: Box<dyn DeviceDecoder>) -> Self {
+        Self { spec, engine: Engine::Device(decoder) }
     }
 
     /// What the model is.
@@ -155,9 +223,13 @@ impl Model {
     /// # Errors
     /// The hidden states are no rows of this model's width.
     pub fn logits(&self, hidden: &[f32], precision: Precision) -> Result<Vec<f32>, RuntimeError> {
+        let decoder = match &self.engine {
+            Engine::Rows(decoder) => decoder,
+            Engine::Device(decoder) => return decoder.logits(hidden),
+        };
         let rows = hidden.len() / self.spec.hidden.max(1);
-        let normed = self.final_norm.rows(hidden);
-        let mut logits = self.head.forward(&Activations::new(&normed, rows, precision))?;
+        let normed = decoder.final_norm.rows(hidden);
+        let mut logits = decoder.head.forward(&Activations::new(&normed, rows, precision))?;
         scale(&mut logits, self.spec.scales.logits);
         Ok(logits)
     }
@@ -168,12 +240,43 @@ impl Model {
         &self,
         ids: &[u32],
         spans: &[Span],
-        mut caches: Option<&mut [&mut Cache]>,
+        caches: Option<&mut [&mut Cache]>,
         precision: Precision,
     ) -> Result<Vec<f32>, RuntimeError> {
         spans.iter().try_for_each(|span| check(&self.spec, ids, span.length))?;
-        let rotaries: Vec<Rotary> =
-            spans.iter().map(|span| Rotary::new(&self.spec.attention, span)).collect();
+        match &self.engine {
+            Engine::Rows(decoder) => {
+                let caches =
+                    caches.map(|caches| caches.iter_mut().filter_map(|cache| cache.rows()).collect());
+                decoder.forward(&self.spec, ids, spans, caches, precision)
+            }
+            Engine::Device(decoder) => {
+                let caches =
+                    caches.map(|caches| caches.iter_mut().filter_map(|cache| cache.device()).collect());
+                decoder.forward(ids, spans, caches)
+            }
+        }
+    }
+
+    /// An empty cache.
+    pub(crate) fn cache(&self) -> Cache {
+        match &self.engine {
+            Engine::Rows(decoder) => Cache::Rows(vec![LayerCache::default(); decoder.layers.len()]),
+            Engine::Device(decoder) => Cache::Device(decoder.cache()),
+        }
+    }
+}
+
+impl Rows {
+    fn forward(
+        &self,
+        spec: &ModelSpec,
+        ids: &[u32],
+        spans: &[Span],
+        mut caches: Option<Vec<&mut RowsCache>>,
+        precision: Precision,
+    ) -> Result<Vec<f32>, RuntimeError> {
+        let rotaries: Vec<Rotary> = spans.iter().map(|span| Rotary::new(&spec.attention, span)).collect();
         let pass = Pass {
             spans,
             rotaries: &rotaries,
@@ -183,8 +286,9 @@ impl Model {
             rules: &self.rules,
             layers: &self.layers,
         };
-        let mut scratch: Cache = vec![LayerCache::default(); if caches.is_none() { spans.len() } else { 0 }];
-        let mut x = self.embed(ids);
+        let mut scratch: RowsCache =
+            vec![LayerCache::default(); if caches.is_none() { spans.len() } else { 0 }];
+        let mut x = self.embed(spec, ids);
         for (index, layer) in self.layers.iter().enumerate() {
             let mut own: Vec<&mut LayerCache> = match &mut caches {
                 Some(caches) => caches.iter_mut().map(|cache| &mut cache[index]).collect(),
@@ -196,18 +300,13 @@ impl Model {
         Ok(x)
     }
 
-    fn embed(&self, ids: &[u32]) -> Vec<f32> {
-        let mut rows = vec![0.0; ids.len() * self.spec.hidden];
-        for (out, &id) in rows.chunks_exact_mut(self.spec.hidden.max(1)).zip(ids) {
+    fn embed(&self, spec: &ModelSpec, ids: &[u32]) -> Vec<f32> {
+        let mut rows = vec![0.0; ids.len() * spec.hidden];
+        for (out, &id) in rows.chunks_exact_mut(spec.hidden.max(1)).zip(ids) {
             self.embedding.row_to_f32(id as usize, out);
         }
-        scale(&mut rows, self.spec.scales.embedding);
+        scale(&mut rows, spec.scales.embedding);
         rows
-    }
-
-    /// An empty cache.
-    pub(crate) fn cache(&self) -> Cache {
-        vec![LayerCache::default(); self.layers.len()]
     }
 }
 

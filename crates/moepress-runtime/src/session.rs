@@ -1,12 +1,16 @@
 //! One sequence, token by token; and several, a token of each at a time.
 
-use crate::decoder::{Cache, Span};
+use crate::decoder::Span;
+use crate::model::Cache;
 use crate::{Model, RuntimeError, check};
-use moepress_kernels::Precision;
+use moepress_kernels::{Precision, assembled};
 
 /// Tokens of a prompt that run at once: enough for efficient products, few enough that attention scores
 /// over a long prompt stay small.
 const PREFILL: usize = 512;
+
+/// Tokens below which a pass is many rounds of short products.
+const FEW: usize = 32;
 
 /// A sequence that grows, with the keys and values of what it has seen.
 pub struct Session<'a> {
@@ -34,6 +38,13 @@ impl<'a> Session<'a> {
     /// No tokens, one outside the vocabulary, more than the context holds, an expert that cannot be read, or logits
     /// that are not finite. After an error the session is not to be continued.
     pub fn prefill(&mut self, ids: &[u32]) -> Result<Vec<f32>, RuntimeError> {
+        match ids.len() < FEW {
+            true => assembled(|| self.run(ids)),
+            false => self.run(ids),
+        }
+    }
+
+    fn run(&mut self, ids: &[u32]) -> Result<Vec<f32>, RuntimeError> {
         let length = self.seen() + ids.len();
         check(self.model.spec(), ids, length)?;
         let mut start = self.append(ids, length);
@@ -89,10 +100,22 @@ pub fn step_together(sessions: &mut [&mut Session<'_>], ids: &[u32]) -> Result<V
         spans.push(Span { tokens: length - start, start, length });
     }
     let mut caches: Vec<&mut Cache> = sessions.iter_mut().map(|session| &mut session.cache).collect();
-    let hidden = model.forward(&batch, &spans, Some(&mut caches), precision)?;
+    let mut step = || logits_after(model, &batch, &spans, &mut caches, precision);
+    if batch.len() < FEW { assembled(step) } else { step() }
+}
+
+/// The logits after the last token of every span.
+fn logits_after(
+    model: &Model,
+    batch: &[u32],
+    spans: &[Span],
+    caches: &mut [&mut Cache],
+    precision: Precision,
+) -> Result<Vec<Vec<f32>>, RuntimeError> {
+    let hidden = model.forward(batch, spans, Some(caches), precision)?;
     let (width, mut end) = (model.spec().hidden, 0);
     let mut last = Vec::with_capacity(spans.len() * width);
-    for span in &spans {
+    for span in spans {
         end += span.tokens * width;
         last.extend_from_slice(&hidden[end - width..end]);
     }

@@ -7,9 +7,8 @@ mod waiting;
 
 use moepress_model::{Edit, Group, LayerWeights, ModelSpec, Part, Projection, Solver, Tensor};
 use moepress_numerics::linalg::LinalgError;
-use moepress_quant::codec::Packing;
-use moepress_quant::formats::{EncodeError, encode_nearest};
-use moepress_quant::solve::{Factor, Run, SolveError};
+use moepress_quant::formats::{EncodeError, GridRule, encode_on};
+use moepress_quant::solve::{Factor, Run, SolveError, search_scales};
 use moepress_quant::{Format, Plain, Stored};
 use std::collections::BTreeSet;
 
@@ -113,13 +112,12 @@ pub fn apply(
             }
             // Fitted on the walk that writes.
             Edit::Refit { .. } | Edit::Assign { .. } | Edit::DropCarried => {}
-            Edit::Encode { tensor, format, solver, codec } => {
+            Edit::Encode { tensor, .. } => {
                 if let Tensor::Layer(_, part) = tensor
                     && layer_weights.has(*part)
                 {
                     let stored = layer_weights.take(*part)?;
-                    let stored = encode(*tensor, Stored::Plain(stored), *format, *solver, *codec)?;
-                    weights.insert(*part, stored);
+                    weights.insert(*part, encode(*tensor, Stored::Plain(stored), edit)?);
                 }
             }
         }
@@ -134,41 +132,42 @@ pub fn apply(
 /// As [`apply`].
 pub fn apply_outside(tensor: Tensor, mut stored: Stored, edits: &[Edit]) -> Result<Stored, ApplyError> {
     for edit in edits {
-        if let Edit::Encode { tensor: target, format, solver, codec } = edit
+        if let Edit::Encode { tensor: target, .. } = edit
             && *target == tensor
         {
-            stored = encode(tensor, stored, *format, *solver, *codec)?;
+            stored = encode(tensor, stored, edit)?;
         }
     }
     Ok(stored)
 }
 
-fn encode(
-    tensor: Tensor,
-    stored: Stored,
-    format: Format,
-    solver: Solver,
-    codec: Packing,
-) -> Result<Stored, ApplyError> {
+/// What an [`Edit::Encode`] makes of a tensor.
+fn encode(tensor: Tensor, stored: Stored, edit: &Edit) -> Result<Stored, ApplyError> {
+    let Edit::Encode { format, solver, grid, codec, .. } = *edit else { return Ok(stored) };
     let (rows, cols) = stored.matrix_shape();
-    match (format, solver) {
-        (Format::Grouped(format), Solver::Within { step, bytes, .. }) => {
+    let format = match format {
+        Format::Grouped(format) => format,
+        Format::Plain(dtype) => {
+            return Ok(Stored::Plain(Plain::from_f32(dtype, stored.shape(), &stored.to_f32())));
+        }
+    };
+    let w = stored.to_f32();
+    let packed = match solver {
+        Solver::Within { step, bytes, .. } => {
             let run = Run { format, cols, step };
-            let solved = Factor::unknown(cols).solve_within(&[run], bytes, rows, &stored.to_f32());
+            let solved = Factor::unknown(cols).solve_within(&[run], bytes, rows, &w);
             let failed = |source| ApplyError::Solve { tensor: tensor.to_string(), source };
             let missing =
                 || ApplyError::Missing { layer: tensor.layer().unwrap_or(0), part: tensor.to_string() };
-            Ok(Stored::Packed(solved.map_err(failed)?.0.pop().ok_or_else(missing)?))
+            return Ok(Stored::Packed(solved.map_err(failed)?.0.pop().ok_or_else(missing)?));
         }
-        (Format::Plain(dtype), _) => {
-            Ok(Stored::Plain(Plain::from_f32(dtype, stored.shape(), &stored.to_f32())))
+        Solver::Hqq => search_scales(format, rows, cols, &w).map(|(packed, _)| packed),
+        Solver::Nearest | Solver::Gptq { .. } => {
+            encode_on(format, grid.unwrap_or(GridRule::usual(format)), rows, cols, &w, None)
         }
-        (Format::Grouped(format), Solver::Nearest | Solver::Gptq { .. }) => {
-            encode_nearest(format, rows, cols, &stored.to_f32(), None)
-                .map(|packed| Stored::Packed(packed.repacked(codec)))
-                .map_err(|source| ApplyError::Encode { tensor: tensor.to_string(), source })
-        }
-    }
+    };
+    let failed = |source| ApplyError::Encode { tensor: tensor.to_string(), source };
+    Ok(Stored::Packed(packed.map_err(failed)?.repacked(codec)))
 }
 
 struct Layer<'a> {

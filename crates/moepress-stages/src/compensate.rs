@@ -46,7 +46,8 @@ impl Stage for Compensate {
             let left = moe.experts.iter().enumerate().filter(|(_, expert)| expert.width() > 0);
             left.map(|(expert, _)| Edit::Refit { layer, expert }).collect::<Vec<_>>()
         };
-        Ok(Decision { edits: evidence.spec.moe_layers().flat_map(experts).collect(), notes: vec![] })
+        let edits = evidence.spec.moe_layers().flat_map(experts).collect();
+        Ok(Decision { edits, ..Decision::default() })
     }
 }
 

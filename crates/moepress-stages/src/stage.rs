@@ -40,6 +40,8 @@ pub struct Decision {
     pub edits: Vec<Edit>,
     /// Lines for the report.
     pub notes: Vec<String>,
+    /// The increase of the negative log-likelihood by which it was decided, nats per token, where there is one.
+    pub predicted: Option<f64>,
 }
 
 /// Why a stage cannot do what it was told.

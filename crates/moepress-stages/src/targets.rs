@@ -2,24 +2,18 @@
 
 use moepress_model::{Class, ModelSpec, Tensor};
 use moepress_quant::codec::Packing;
-use moepress_quant::{Code, Format, Grouped};
+use moepress_quant::formats::{GridRule, implementation_of};
+use moepress_quant::{Code, Format, Grouped, Scale};
 use moepress_recipe::{Params, RecipeError};
 
-const CODES: [(&str, Code); 5] = [
-    ("ternary", Code::Ternary),
-    ("int2", Code::Int(2)),
-    ("int3", Code::Int(3)),
-    ("int4", Code::Int(4)),
-    ("int8", Code::Int(8)),
-];
+/// Codes a recipe may ask for.
+pub(crate) const CODES: [&str; 8] =
+    ["ternary", "ternary-asym", "int2", "int3", "int4", "int8", "fp8", "mxfp4"];
+/// Parameters of formats.
+pub(crate) const OF_FORMAT: [&str; 3] = ["group", "symmetric", "scales"];
 /// Classes that have matrices.
 pub(crate) const CLASSES: [Class; 5] =
     [Class::Experts, Class::SharedExperts, Class::Attention, Class::Embeddings, Class::DenseMlp];
-
-/// The names of the codes a recipe may ask for.
-pub(crate) fn code_names() -> [&'static str; 5] {
-    CODES.map(|(name, _)| name)
-}
 
 /// The parameter `group`: how many weights share a scale, or `row`.
 fn group(params: &Params) -> Result<usize, RecipeError> {
@@ -34,18 +28,52 @@ fn group(params: &Params) -> Result<usize, RecipeError> {
     }
 }
 
-/// The format of that code name with the parameters `group` and `symmetric`.
-pub(crate) fn format(name: &str, params: &Params) -> Result<Format, RecipeError> {
-    let group = group(params)?;
-    let symmetric = params.bool("symmetric", Some(false))?;
-    let code = CODES.iter().find(|(known, _)| *known == name).map_or(Code::Ternary, |(_, code)| *code);
-    Ok(Format::Grouped(Grouped::new(code, group, symmetric || code == Code::Ternary)))
+/// The format with codes of that name and the parameters `group`, `symmetric`, which is for integers, and `scales`;
+/// mxfp4 has none of them.
+pub(crate) fn format(name: &str, params: &Params) -> Result<Grouped, RecipeError> {
+    let integers = params.bool("symmetric", Some(false))?;
+    let (code, symmetric) = match name {
+        "ternary-asym" => (Code::Ternary, false),
+        "int2" => (Code::Int(2), integers),
+        "int3" => (Code::Int(3), integers),
+        "int4" => (Code::Int(4), integers),
+        "int8" => (Code::Int(8), integers),
+        "fp8" => (Code::Fp8, true),
+        "mxfp4" => return Ok(Grouped::MXFP4),
+        _ => (Code::Ternary, true),
+    };
+    let scale = match params.word("scales", Some("f16"), &["f16", "ue5m3"])?.as_str() {
+        "ue5m3" => Scale::Ue5m3,
+        _ => Scale::F16,
+    };
+    let format = Grouped { scale, ..Grouped::new(code, group(params)?, symmetric) };
+    match format.exists() {
+        true => Ok(format),
+        false => Err(params.error("scales", format!("cannot be so: there is no format {format}"))),
+    }
+}
+
+/// The parameter `grid`: how grids of that format are chosen, as is usual for it unless told.
+pub(crate) fn grid(format: Grouped, params: &Params) -> Result<Option<GridRule>, RecipeError> {
+    if !params.has("grid") {
+        return Ok(None);
+    }
+    let word = params.word("grid", None, &GridRule::ALL.map(GridRule::name))?;
+    let rule = GridRule::ALL.into_iter().find(|rule| rule.name() == word);
+    match rule.filter(|&rule| implementation_of(format, rule).is_some()) {
+        Some(rule) => Ok(Some(rule)),
+        None => Err(params.error("grid", format!("cannot be `{word}` for {format}"))),
+    }
 }
 
 /// The parameter `codec`: how codes are stored.
 pub(crate) fn codec(params: &Params) -> Result<Packing, RecipeError> {
-    let word = params.word("codec", Some("fields"), &["fields", "best"])?;
-    Ok(if word == "best" { Packing::Best } else { Packing::Fields })
+    let word = params.word("codec", Some("fields"), &["fields", "best", "planes"])?;
+    Ok(match word.as_str() {
+        "best" => Packing::Best,
+        "planes" => Packing::Planes,
+        _ => Packing::Fields,
+    })
 }
 
 /// The parameter `classes`: which matrices are meant, the routed experts unless told.

@@ -46,6 +46,13 @@ pub fn stage(yaml: &str) -> Box<dyn Stage> {
     from_recipe(&moepress_recipe::parse(&text, Path::new("r.yaml"), &[]).unwrap().stages).unwrap().remove(0)
 }
 
+/// What is wrong with the stage written as one line of YAML.
+pub fn refused(yaml: &str) -> String {
+    let text = format!("version: 1\nmodel: m\nstages:\n  - {yaml}\n");
+    let recipe = moepress_recipe::parse(&text, Path::new("r.yaml"), &[]).unwrap();
+    from_recipe(&recipe.stages).err().map(|error| error.to_string()).unwrap_or_default()
+}
+
 /// What that stage decides on the toy model.
 pub fn decide(yaml: &str, stats: &Statistics) -> Decision {
     decide_on(&toy(), yaml, stats, Coverage::default()).unwrap()

@@ -26,7 +26,7 @@ fn packed(format: Grouped, rows: usize, cols: usize) -> Packed {
         rows,
         cols,
         codes: Codes::Fields(vec![0b0001_0100; rows * format.row_bytes(cols)]),
-        scales: (0..groups).map(|i| 0x3c00 + i as u16).collect(),
+        scales: (0..groups).map(|i| 0x3c00 + 128 * i as u16).collect(),
         offsets: if format.has_offsets() { vec![0xbc00; groups] } else { vec![] },
     }
 }
@@ -88,6 +88,34 @@ fn every_codec_round_trips_and_is_checked() {
     let mut flat = parts(&entropy);
     flat[0].1.shape = vec![1, flat[0].1.bytes.len()];
     refused(flat, ["w.entropy", "instead of U8 [1]"]);
+}
+
+#[test]
+fn the_first_planes_can_be_read_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["int8-g32", "int4-sym-row", "int3-g64"] {
+        let fields = packed(grouped(name), 3, 40);
+        let planes = fields.clone().repacked(Packing::Planes);
+        round_trip(dir.path(), planes.clone());
+        assert_eq!(planes.stored_bytes(), fields.stored_bytes());
+        let mut parts: BTreeMap<String, RawTensor> =
+            raw_parts("w", Stored::Packed(planes.clone())).into_iter().collect();
+        let shards = open(dir.path(), &parts);
+        let coarse = |shards: &Shards, bits| read_coarse(shards, "w", grouped(name), (3, 40), bits).unwrap();
+        for bits in [2, 3, 4, 8] {
+            assert_eq!(coarse(&shards, bits), planes.coarse(bits).map(Stored::Packed), "{name} {bits}");
+        }
+        // What is behind them may be anything.
+        let bytes = &mut parts.get_mut("w.planes").unwrap().bytes;
+        bytes[2 * 3 * 5..].fill(0x5a);
+        assert_eq!(coarse(&open(dir.path(), &parts), 2), planes.coarse(2).map(Stored::Packed));
+        let fields = raw_parts("w", Stored::Packed(fields)).into_iter().collect();
+        assert_eq!(coarse(&open(dir.path(), &fields), 2), None);
+    }
+    let ternary = packed(grouped("ternary-g32"), 3, 40).repacked(Packing::Planes);
+    let parts = raw_parts("w", Stored::Packed(ternary));
+    let error = read(dir.path(), parts, grouped("ternary-g32")).unwrap_err().to_string();
+    assert!(error.contains("are planes, but the format has no whole numbers"), "{error}");
 }
 
 #[test]

@@ -5,12 +5,13 @@ mod rules;
 use super::experts::{self, Memory};
 use super::rules::Rules;
 use super::{Context, Ending, model};
-use crate::args::{Threads, at_least};
+use crate::args::{Place, Placed, Threads, at_least};
 use crate::failure::Failure;
 use crate::output;
 use clap::Subcommand;
 use moepress_bench::{Decode, Kernel, Load, Prefill, Roofline, Shape};
 use moepress_checkpoint::Source;
+use moepress_nn::Backend;
 use moepress_recipe::size_in_bytes;
 use moepress_runtime::{ExpertId, POLICIES, Precision, Replayed, belady, replay};
 use serde::Serialize;
@@ -83,6 +84,8 @@ struct DecodeArgs {
     #[arg(long, value_name = "N", default_value = "1", value_parser = at_least(1, 256))]
     sequences: usize,
     #[command(flatten)]
+    placed: Placed,
+    #[command(flatten)]
     memory: Memory,
     #[command(flatten)]
     common: Common,
@@ -99,6 +102,8 @@ struct PrefillArgs {
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value = "512", value_parser = at_least(1, 1 << 20))]
     tokens: usize,
+    #[command(flatten)]
+    placed: Placed,
     #[command(flatten)]
     common: Common,
 }
@@ -232,8 +237,12 @@ impl DecodeArgs {
     fn run(self, context: &Context) -> Result<Ending, Failure> {
         let roofline = self.common.start()?;
         let checkpoint = Arc::new(model::open(context, &self.path)?);
-        let mut model = model::load_within(context, &checkpoint, &self.memory)?;
-        model.route_by(self.rules.build(context, model.spec())?);
+        let rules = self.rules.build(context, checkpoint.spec())?;
+        if !rules.is_empty() && self.placed.device != Place::On(Backend::Cpu) {
+            return Err(Failure::usage("rules of routing need --device cpu"));
+        }
+        let mut model = model::load_within(context, &checkpoint, &self.memory, self.placed.device)?;
+        model.route_by(rules);
         let sizes = [self.sequences, self.prompt, self.tokens];
         let result =
             moepress_bench::decode(&model, sizes, self.common.precision(), self.common.rounds, &roofline)?;
@@ -255,7 +264,7 @@ impl PrefillArgs {
     fn run(self, context: &Context) -> Result<Ending, Failure> {
         let roofline = self.common.start()?;
         let checkpoint = model::open(context, &self.path)?;
-        let model = model::load(context, &checkpoint, 0)?;
+        let model = model::load(context, &checkpoint, 0, self.placed.device)?;
         let (precision, rounds) = (self.common.precision(), self.common.rounds);
         let result = moepress_bench::prefill(&model, self.tokens, precision, rounds, &roofline)?;
         self.common.show(Some(&self.path), roofline, result, |result: &Prefill| {

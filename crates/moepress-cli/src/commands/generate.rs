@@ -3,10 +3,12 @@
 use super::experts::{self, Memory};
 use super::rules::Rules;
 use super::{Context, Ending, model};
-use crate::args::{Threads, at_least};
+use crate::args::{Place, Placed, Threads, at_least};
 use crate::failure::Failure;
 use crate::new_file::NewFile;
 use crate::output;
+use moepress_checkpoint::Source;
+use moepress_nn::Backend;
 use moepress_runtime::{Generated, Precision, Request, Sampling, Stop, generate};
 use moepress_text::{StopStrings, Stream};
 use std::ops::ControlFlow;
@@ -67,6 +69,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     record_experts: Option<PathBuf>,
     #[command(flatten)]
+    placed: Placed,
+    #[command(flatten)]
     threads: Threads,
     #[command(flatten)]
     rules: Rules,
@@ -103,14 +107,21 @@ impl Args {
         self.threads.start()?;
         let record =
             self.record_experts.as_ref().map(|path| NewFile::claim(&context.files, path)).transpose()?;
+        if record.is_some() && self.placed.device != Place::On(Backend::Cpu) {
+            return Err(Failure::usage("--record-experts needs --device cpu"));
+        }
         let checkpoint = Arc::new(model::open(context, &self.path)?);
         let tokenizer = model::tokenizer(context, &checkpoint)?;
         let prompt = tokenizer.encode(&self.prompt)?;
         if prompt.is_empty() {
             return Err(Failure::usage("--prompt has no text to continue"));
         }
-        let mut model = model::load_within(context, &checkpoint, &self.memory)?;
-        model.route_by(self.rules.build(context, model.spec())?);
+        let rules = self.rules.build(context, checkpoint.spec())?;
+        if !rules.is_empty() && self.placed.device != Place::On(Backend::Cpu) {
+            return Err(Failure::usage("rules of routing need --device cpu"));
+        }
+        let mut model = model::load_within(context, &checkpoint, &self.memory, self.placed.device)?;
+        model.route_by(rules);
         if record.is_some() {
             model.record();
         }

@@ -1,7 +1,7 @@
 //! `moepress logits`: raw logits, to be compared with those of another engine.
 
 use super::{Context, Ending, model};
-use crate::args::Threads;
+use crate::args::{Placed, Threads};
 use crate::failure::Failure;
 use crate::new_file::NewFile;
 use crate::progress::Shown;
@@ -43,6 +43,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]
+    placed: Placed,
+    #[command(flatten)]
     threads: Threads,
 }
 
@@ -68,7 +70,7 @@ impl Args {
         let bytes = shape.iter().fold(4u64, |bytes, &size| bytes.saturating_mul(size as u64));
         let given = self.ids.as_ref().map_or("--prompt".to_owned(), |ids| ids.display().to_string());
         // The logits, and the file they are encoded into.
-        let model = model::load(context, &checkpoint, bytes.saturating_mul(2))?;
+        let model = model::load(context, &checkpoint, bytes.saturating_mul(2), self.placed.device)?;
         let mut logits = Vec::with_capacity(bytes as usize);
         let progress = Shown::new(context);
         for (index, ids) in sequences.iter().enumerate() {

@@ -19,6 +19,7 @@ pub mod run;
 pub mod schema;
 pub mod serve;
 pub mod stats;
+pub mod sweep;
 
 use crate::events::Events;
 use crate::interrupt::Interrupt;

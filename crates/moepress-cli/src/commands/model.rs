@@ -2,9 +2,11 @@
 
 use super::Context;
 use super::experts::{self, Memory};
+use crate::args::Place;
 use crate::failure::{Failure, Reason};
 use crate::output;
 use moepress_checkpoint::{Checkpoint, ErrorKind, Source, available_memory};
+use moepress_nn::Backend;
 use moepress_runtime::{Model, RuntimeError};
 use moepress_text::Tokenizer;
 use std::path::Path;
@@ -18,10 +20,38 @@ pub fn open(context: &Context, path: &Path) -> Result<Checkpoint, Failure> {
     Ok(checkpoint)
 }
 
-/// Loads all weights, if there is memory for them and for `more` bytes.
-pub fn load(context: &Context, checkpoint: &Checkpoint, more: u64) -> Result<Model, Failure> {
-    room(checkpoint, checkpoint.spec().total_bytes().saturating_add(more))?;
-    let model = Model::load(checkpoint)?;
+/// Loads all weights, if there is memory for them and for `more` bytes: onto the device asked for, or where the choice is
+/// ours onto the first that does. What was chosen goes to stderr.
+pub fn load(context: &Context, checkpoint: &Checkpoint, more: u64, place: Place) -> Result<Model, Failure> {
+    let on = |backend| -> Result<Model, Failure> {
+        if backend == Backend::Cpu {
+            room(checkpoint, checkpoint.spec().total_bytes().saturating_add(more))?;
+        }
+        Ok(moepress_gpu::load(checkpoint, backend)?)
+    };
+    let model = match place {
+        Place::On(backend) => on(backend)?,
+        Place::Auto => {
+            let mut reasons = Vec::new();
+            let mut attempt = |backend| match on(backend) {
+                Ok(model) => Some((model, backend)),
+                Err(failure) => {
+                    reasons.push(failure.message);
+                    None
+                }
+            };
+            match [Backend::Cuda, Backend::Wgpu].into_iter().find_map(&mut attempt) {
+                Some((model, backend)) => {
+                    output::stderr(&format!("computing on {backend}"));
+                    model
+                }
+                None => {
+                    output::stderr(&format!("computing on the CPU: {}", reasons.join("; ")));
+                    on(Backend::Cpu)?
+                }
+            }
+        }
+    };
     context.interrupt.check()?;
     Ok(model)
 }
@@ -31,11 +61,17 @@ pub fn load_within(
     context: &Context,
     checkpoint: &Arc<Checkpoint>,
     memory: &Memory,
+    place: Place,
 ) -> Result<Model, Failure> {
     let spec = checkpoint.spec();
     let Some(budget) = memory.budget.filter(|&budget| budget < spec.total_bytes()) else {
-        return load(context, checkpoint, 0);
+        return load(context, checkpoint, 0, place);
     };
+    if place != Place::On(Backend::Cpu) {
+        return Err(Failure::usage(
+            "--memory-budget needs --device cpu: on a device all weights are in its memory",
+        ));
+    }
     room(checkpoint, budget)?;
     let before = memory.used_before.as_ref().map(|path| experts::read(context, path, spec)).transpose()?;
     let policy = (memory.policy.0)(before.as_ref());

@@ -97,6 +97,7 @@ impl Args {
         let job = Measure {
             files: &context.files,
             recipe: &recipe,
+            needs: None,
             shard: self.shard,
             device,
             spool: spool.into(),

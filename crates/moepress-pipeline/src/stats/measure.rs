@@ -9,6 +9,7 @@ use moepress_calibrate::{Means, Spool, Windows, sweep};
 use moepress_checkpoint::{Checkpoint, Files, Progress, Source};
 use moepress_nn::Device;
 use moepress_recipe::Recipe;
+use moepress_stats::Needs;
 use moepress_text::Tokenizer;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub struct Measure<'a> {
     pub files: &'a Arc<dyn Files>,
     /// What the statistics are for.
     pub recipe: &'a Recipe,
+    /// What to measure in place of what that recipe measures first.
+    pub needs: Option<&'a Needs>,
     /// Which part of the calibration windows.
     pub shard: Shard,
     /// Where to compute.
@@ -36,6 +39,7 @@ pub fn measure(job: &Measure<'_>, progress: &dyn Progress) -> Result<StatisticsF
     let checkpoint = Checkpoint::open(job.files, &job.recipe.model)?;
     let (plan, _) = plan(job.recipe, &checkpoint)?;
     let (needs, calibration) = unedited_needs(job.recipe, &plan)?;
+    let needs = job.needs.unwrap_or(needs);
     let spec = checkpoint.spec();
     let tokenizer = Tokenizer::open(job.files.as_ref(), checkpoint.dir(), spec.vocab)?;
     let set = load_texts(job.files.as_ref(), &tokenizer, calibration)?;

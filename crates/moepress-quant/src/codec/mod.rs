@@ -2,6 +2,7 @@
 
 mod bits;
 mod entropy;
+mod planes;
 mod trits;
 
 pub use entropy::Entropy;
@@ -18,6 +19,8 @@ pub enum Codec {
     Fields,
     /// Five ternary codes a byte; rows start on a byte.
     Trits,
+    /// A bit of every code after the other, the highest first.
+    Planes,
     /// A static entropy code.
     Entropy,
 }
@@ -31,16 +34,24 @@ pub enum Packing {
     Fields,
     /// The codec of fewest bytes, tensor by tensor; of equals the faster one.
     Best,
+    /// Planes, of which a reader may do with the first.
+    Planes,
 }
 
 impl Codec {
-    /// Bytes of a row of `cols` codes; `None` where they depend on the codes.
-    pub const fn row_bytes(self, format: Grouped, cols: usize) -> Option<usize> {
+    /// The dimensions of the bytes of `rows` × `cols` codes; `None` where they depend on the codes.
+    pub fn shape(self, format: Grouped, rows: usize, cols: usize) -> Option<Vec<usize>> {
         match self {
-            Self::Fields => Some(format.row_bytes(cols)),
-            Self::Trits => Some(trits::row_bytes(cols)),
+            Self::Fields => Some(vec![rows, format.row_bytes(cols)]),
+            Self::Trits => Some(vec![rows, trits::row_bytes(cols)]),
+            Self::Planes => Some(vec![format.bits(), rows, planes::row_bytes(cols)]),
             Self::Entropy => None,
         }
+    }
+
+    /// Whether codes of that format can be in planes: those whose highest bits alone say something.
+    pub const fn has_planes(format: Grouped) -> bool {
+        matches!(format.code, Code::Int(_))
     }
 
     /// The codec of fixed width that takes fewest bytes, and a row's bytes in it.
@@ -58,13 +69,16 @@ impl Codec {
 ///
 /// Rows of other than `cols` codes, and codes that `format` does not have, are not told apart from good ones.
 pub fn stored_bytes(format: Grouped, rows: usize, cols: usize, codes: &[u8], packing: Packing) -> u64 {
-    let plain = Format::Grouped(format).stored_bytes(rows, cols);
-    if packing == Packing::Fields {
-        return plain;
-    }
-    let narrow = rows * Codec::narrowest(format, cols).1;
-    let packed = Entropy::size(cols, codes, narrow).unwrap_or(narrow);
-    plain - (rows * format.row_bytes(cols)) as u64 + packed as u64
+    let fields = rows * format.row_bytes(cols);
+    let packed = match packing {
+        Packing::Fields => fields,
+        Packing::Planes => format.bits() * rows * planes::row_bytes(cols),
+        Packing::Best => {
+            let narrow = rows * Codec::narrowest(format, cols).1;
+            Entropy::size(cols, codes, narrow).unwrap_or(narrow)
+        }
+    };
+    Format::Grouped(format).stored_bytes(rows, cols) - fields as u64 + packed as u64
 }
 
 /// The codes of a matrix as they are stored.
@@ -74,6 +88,8 @@ pub enum Codes {
     Fields(Vec<u8>),
     /// In [`Codec::Trits`], row-major.
     Trits(Vec<u8>),
+    /// In [`Codec::Planes`], plane by plane.
+    Planes(Vec<u8>),
     /// In [`Codec::Entropy`].
     Entropy(Entropy),
 }
@@ -81,6 +97,9 @@ pub enum Codes {
 impl Codes {
     /// Packs codes of `format`, `[rows, cols]`, one a byte.
     pub(crate) fn pack(format: Grouped, rows: usize, cols: usize, codes: &[u8], packing: Packing) -> Self {
+        if packing == Packing::Planes {
+            return Self::Planes(planes::pack(format.bits(), rows, cols, codes));
+        }
         let fields = (Codec::Fields, format.row_bytes(cols));
         let (codec, width) = match packing {
             Packing::Best if rows > 0 => Codec::narrowest(format, cols),
@@ -121,6 +140,7 @@ impl Codes {
         match self {
             Self::Fields(_) => Codec::Fields,
             Self::Trits(_) => Codec::Trits,
+            Self::Planes(_) => Codec::Planes,
             Self::Entropy(_) => Codec::Entropy,
         }
     }
@@ -128,7 +148,7 @@ impl Codes {
     /// Their bytes in a file.
     pub fn bytes(&self) -> &[u8] {
         match self {
-            Self::Fields(bytes) | Self::Trits(bytes) => bytes,
+            Self::Fields(bytes) | Self::Trits(bytes) | Self::Planes(bytes) => bytes,
             Self::Entropy(entropy) => entropy.bytes(),
         }
     }
@@ -136,7 +156,7 @@ impl Codes {
     /// Their bytes in a file.
     pub fn into_bytes(self) -> Vec<u8> {
         match self {
-            Self::Fields(bytes) | Self::Trits(bytes) => bytes,
+            Self::Fields(bytes) | Self::Trits(bytes) | Self::Planes(bytes) => bytes,
             Self::Entropy(entropy) => entropy.into_bytes(),
         }
     }
@@ -146,34 +166,44 @@ impl Codes {
         if out.is_empty() {
             return;
         }
-        let width = self.codec().row_bytes(format, cols).unwrap_or(0);
-        let rows = |bytes: &[u8], out: &mut [u8], unpack: &dyn Fn(&[u8], &mut [u8])| {
+        let rows = |bytes: &[u8], width: usize, out: &mut [u8], unpack: &dyn Fn(&[u8], &mut [u8])| {
             let bytes = bytes[first * width..].chunks_exact(width);
             out.chunks_exact_mut(cols).zip(bytes).for_each(|(out, bytes)| unpack(bytes, out));
         };
         match self {
-            Self::Fields(bytes) => rows(bytes, out, &|bytes, out| pack::unpack(format.bits(), bytes, out)),
-            Self::Trits(bytes) => rows(bytes, out, &trits::unpack),
+            Self::Fields(bytes) => {
+                let unpack = |bytes: &[u8], out: &mut [u8]| pack::unpack(format.bits(), bytes, out);
+                rows(bytes, format.row_bytes(cols), out, &unpack);
+            }
+            Self::Trits(bytes) => rows(bytes, trits::row_bytes(cols), out, &trits::unpack),
+            Self::Planes(bytes) => {
+                let rows = bytes.len() / (format.bits() * planes::row_bytes(cols));
+                planes::unpack(format.bits(), rows, cols, bytes, first, out);
+            }
             Self::Entropy(entropy) => entropy.read(cols, first, out),
         }
     }
 
     /// Checks that they are codes of `format` for a matrix of that shape.
     pub(crate) fn check(&self, format: Grouped, rows: usize, cols: usize) -> Result<(), StoredError> {
-        let Some(width) = self.codec().row_bytes(format, cols) else {
+        let Some(shape) = self.codec().shape(format, rows, cols) else {
             let Self::Entropy(entropy) = self else { return Ok(()) };
             let checked = entropy.check(rows, cols, |code| format.has(code));
             return checked.map_err(|(row, reason)| StoredError::Codes { row, reason });
         };
-        let (bytes, expected) = (self.bytes(), rows.saturating_mul(width));
+        let (bytes, expected) = (self.bytes(), shape.iter().fold(1usize, |all, &n| all.saturating_mul(n)));
         if bytes.len() != expected {
             return Err(StoredError::Length { part: "codes", expected, found: bytes.len() });
         }
+        let width = shape.last().copied().unwrap_or(1);
         let row_of = |wrong: &dyn Fn(u8) -> bool| Some(bytes.iter().position(|&byte| wrong(byte))? / width);
         let wrong = match (self.codec(), format.code) {
             (Codec::Trits, Code::Ternary) => row_of(&|byte| usize::from(byte) >= trits::VALUES)
                 .map(|row| (row, "hold a byte that is no five trits")),
             (Codec::Trits, _) => Some((0, "are trits, but the format is not ternary")),
+            (Codec::Planes, _) if !Codec::has_planes(format) => {
+                Some((0, "are planes, but the format has no whole numbers"))
+            }
             // Two bits that are both set.
             (_, Code::Ternary) => row_of(&|byte| byte & (byte >> 1) & 0x55 != 0).map(|row| (row, "hold a 3")),
             (_, Code::Fp8) => row_of(&|code| !format.has(code)).map(|row| (row, "hold a NaN")),

@@ -10,6 +10,7 @@ use crate::Scale;
 pub(super) struct ByteScale<T>(pub(super) T);
 
 impl<T: GroupFormat> GroupFormat for ByteScale<T> {
+    #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         let grid = self.0.fit(w, weights)?;
         let below = Scale::F16.bits(grid.scale) & !(UE5M3_STEP - 1);
@@ -19,12 +20,12 @@ impl<T: GroupFormat> GroupFormat for ByteScale<T> {
         Ok(descend(&self.0, Scale::Ue5m3, w, weights, best))
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&self, w: f32, grid: Grid) -> u8 {
         self.0.round(w, grid)
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&self, code: u8, grid: Grid) -> f32 {
         self.0.value(code, grid)
     }

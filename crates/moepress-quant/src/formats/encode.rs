@@ -1,8 +1,8 @@
 //! From f32 weights to packed codes: rounding to nearest, and packing what a solver has rounded.
 
-use super::{Grid, GridError, GridRule, GroupFormat, implementation_of, pack};
+use super::{Grid, GridError, GridRule, GroupFormat, Row, implementation_of};
 use crate::codec::{Codes, Packing};
-use crate::{Format, Grouped, Packed};
+use crate::{Format, Grouped, Packed, Stored};
 use rayon::prelude::*;
 
 /// Why a matrix has no encoding.
@@ -79,38 +79,51 @@ pub fn encode_on(
     w: &[f32],
     weights: Option<&[f64]>,
 ) -> Result<Packed, EncodeError> {
-    let implementation = find(format, rule)?;
     check_area("w", rows, cols, w.len())?;
+    let row = |row: usize, out: &mut [f32]| out.copy_from_slice(&w[row * cols..(row + 1) * cols]);
+    encode(find(format, rule)?, format, (rows, cols), row, weights)
+}
+
+/// As [`encode_on`], of a tensor that is a matrix; of its weights no more than a row per thread is held in f32.
+///
+/// # Errors
+/// As [`encode_on`].
+pub fn encode_stored(
+    format: Grouped,
+    rule: GridRule,
+    w: &Stored,
+    weights: Option<&[f64]>,
+) -> Result<Packed, EncodeError> {
+    let row = |row: usize, out: &mut [f32]| w.row_to_f32(row, out);
+    encode(find(format, rule)?, format, w.matrix_shape(), row, weights)
+}
+
+/// Rounds a matrix whose rows `read` hands over.
+fn encode(
+    implementation: &dyn GroupFormat,
+    format: Grouped,
+    (rows, cols): (usize, usize),
+    read: impl Fn(usize, &mut [f32]) + Sync,
+    weights: Option<&[f64]>,
+) -> Result<Packed, EncodeError> {
     weights.map_or(Ok(()), |weights| check_weights("column weights", cols, weights))?;
-    let mut codes = vec![0; rows * format.row_bytes(cols)];
-    let mut grids = vec![Grid::default(); rows * format.row_groups(cols)];
-    if w.is_empty() {
-        return Ok(packed(format, rows, cols, Codes::Fields(codes), &grids));
+    let (width, groups) = (format.row_bytes(cols), format.row_groups(cols));
+    let mut codes = vec![0; rows * width];
+    let mut grids = vec![Grid::default(); rows * groups];
+    if cols > 0 {
+        let places = codes.par_chunks_exact_mut(width).zip(grids.par_chunks_exact_mut(groups));
+        let scratch = || (vec![0.0; cols], vec![0; cols]);
+        let each = |(w, codes): &mut (Vec<f32>, Vec<u8>), (row, (bytes, grids))| {
+            read(row, w);
+            let encoded = implementation.encode_row(format, w, weights, Row { codes, bytes, grids });
+            encoded.err().map(|(col, source)| EncodeError::Grid { row, col, source })
+        };
+        let failures = places.enumerate().map_init(scratch, each);
+        if let Some(error) = failures.find_map_first(|failure| failure) {
+            return Err(error);
+        }
     }
-    let failure = w
-        .par_chunks_exact(cols)
-        .zip(codes.par_chunks_exact_mut(format.row_bytes(cols)))
-        .zip(grids.par_chunks_exact_mut(format.row_groups(cols)))
-        .enumerate()
-        .find_map_first(|(row, ((w, bytes), grids))| {
-            let mut buffer = vec![0; format.group.min(cols)];
-            let pieces = bytes.chunks_mut(format.row_bytes(format.group)).zip(grids);
-            for (group, (w, (bytes, grid))) in w.chunks(format.group).zip(pieces).enumerate() {
-                let col = group * format.group;
-                match implementation.fit(w, weights.map(|weights| &weights[col..col + w.len()])) {
-                    Ok(fitted) => *grid = fitted,
-                    Err(source) => return Some(EncodeError::Grid { row, col, source }),
-                }
-                let codes = &mut buffer[..w.len()];
-                implementation.round_group(w, *grid, codes);
-                pack::pack(format.bits(), codes, bytes);
-            }
-            None
-        });
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(packed(format, rows, cols, Codes::Fields(codes), &grids)),
-    }
+    Ok(packed(format, rows, cols, Codes::Fields(codes), &grids))
 }
 
 /// Packs codes `[rows, cols]` and grids `[rows, format.row_groups(cols)]` that a solver has chosen.

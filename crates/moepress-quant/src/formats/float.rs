@@ -26,6 +26,7 @@ const NORMAL: f32 = 1.0 / 64.0;
 impl GroupFormat for Fp4 {
     /// The power of two that brings the largest magnitude to 4 … 8 (OCP Microscaling Formats 1.0, 6.3), where 6 is the
     /// largest code, or twice that, whichever leaves the smaller (weighted) squared error.
+    #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
         let reach = w.iter().fold(0f32, |max, w| max.max(w.abs()));
@@ -35,7 +36,7 @@ impl GroupFormat for Fp4 {
         least(self, w, weights, grids).map(|(grid, _)| grid).ok_or(GridError::Overflow { value: reach })
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&self, w: f32, grid: Grid) -> u8 {
         let x = w.abs() * grid.inverse_scale();
         // Halfway, the code that is even.
@@ -43,7 +44,7 @@ impl GroupFormat for Fp4 {
         signed(above.into_iter().map(u8::from).sum(), w, 8)
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&self, code: u8, grid: Grid) -> f32 {
         grid.scale * FP4[usize::from(code & 15)]
     }
@@ -51,13 +52,14 @@ impl GroupFormat for Fp4 {
 
 impl GroupFormat for Fp8 {
     /// The largest magnitude becomes the largest code.
+    #[inline(always)]
     fn fit(&self, w: &[f32], _weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
         let reach = w.iter().fold(0f32, |max, w| max.max(w.abs()));
         Ok(Grid { scale: nearest(reach / MOST)?, offset: 0.0 })
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&self, w: f32, grid: Grid) -> u8 {
         let x = (w.abs() * grid.inverse_scale()).min(MOST);
         // Below the normal numbers codes are whole multiples of 2⁻⁹: see `to_code` of the integers.
@@ -68,7 +70,7 @@ impl GroupFormat for Fp8 {
         signed(if x < NORMAL { subnormal } else { normal }, w, 128)
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&self, code: u8, grid: Grid) -> f32 {
         grid.scale * FP8[usize::from(code)]
     }

@@ -153,6 +153,7 @@ pub(super) fn step(range: f32, steps: f32) -> Result<f32, GridError> {
 }
 
 /// The position of the first weight that is not finite, as an error.
+#[inline(always)]
 pub(crate) fn check_finite(w: &[f32]) -> Result<(), GridError> {
     if w.iter().fold(true, |all, v| all & v.is_finite()) {
         return Ok(());

@@ -36,9 +36,9 @@ impl Asymmetric {
 impl GroupFormat for Asymmetric {
     /// The offset is the f16 number at or just below the minimum; the scale reaches the maximum to within
     /// half a step. A group that is one f16 number is exact, with scale zero.
+    #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
-        check_finite(w)?;
-        let Some((min, max)) = extremes(w) else { return Ok(Grid::default()) };
+        let Some((min, max)) = extremes(w)? else { return Ok(Grid::default()) };
         let all = self.between(min, max)?;
         if !self.optimal {
             return Ok(all);
@@ -51,12 +51,12 @@ impl GroupFormat for Asymmetric {
         Ok(best.map_or(all, |best| descend(self, Scale::F16, w, weights, best)))
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&self, w: f32, grid: Grid) -> u8 {
         to_code((w - grid.offset) * grid.inverse_scale(), self.bits)
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&self, code: u8, grid: Grid) -> f32 {
         grid.scale * f32::from(code) + grid.offset
     }
@@ -73,9 +73,9 @@ impl GroupFormat for Symmetric {
     /// With 2 bits (−2, −1, 0, 1) that would leave ternary. There the scale is the best, by (weighted)
     /// squared error, of ±c/8 of the largest magnitude, c = 8 … 3; a negative scale mirrors the levels to
     /// (2, 1, 0, −1), and the first of equals wins.
+    #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
-        check_finite(w)?;
-        let Some((min, max)) = extremes(w) else { return Ok(Grid::default()) };
+        let Some((min, max)) = extremes(w)? else { return Ok(Grid::default()) };
         let reach = max.max(-min);
         let grid = |scale| Grid { scale, offset: 0.0 };
         let best = if self.bits == 2 {
@@ -100,12 +100,12 @@ impl GroupFormat for Symmetric {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&self, w: f32, grid: Grid) -> u8 {
         to_code(w * grid.inverse_scale() + middle(self.bits), self.bits)
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&self, code: u8, grid: Grid) -> f32 {
         grid.scale * (f32::from(code) - middle(self.bits))
     }
@@ -122,7 +122,7 @@ fn middle(bits: u32) -> f32 {
 }
 
 /// The nearest code, ties to even.
-#[inline]
+#[inline(always)]
 fn to_code(level: f32, bits: u32) -> u8 {
     let level = level.max(0.0).min(top(bits));
     // From 2^23 on f32 numbers are the integers, so the addition rounds and the low bits are the code:
@@ -130,22 +130,31 @@ fn to_code(level: f32, bits: u32) -> u8 {
     (level + 8_388_608.0).to_bits() as u8
 }
 
-/// The smallest and the largest of finite weights.
-fn extremes(w: &[f32]) -> Option<(f32, f32)> {
-    let first = *w.first()?;
-    // Eight running extremes instead of one chain of comparisons.
-    let (octets, rest) = w.as_chunks::<8>();
-    let (mut min, mut max) = ([first; 8], [first; 8]);
-    for octet in octets {
-        for lane in 0..8 {
-            min[lane] = if octet[lane] < min[lane] { octet[lane] } else { min[lane] };
-            max[lane] = if octet[lane] > max[lane] { octet[lane] } else { max[lane] };
-        }
+/// The smallest and the largest weight, of which all must be finite.
+#[inline(always)]
+fn extremes(w: &[f32]) -> Result<Option<(f32, f32)>, GridError> {
+    /// Running extremes, instead of one chain of comparisons.
+    const LANES: usize = 16;
+    // As integers in the order of the numbers, with NaN and infinity at both ends.
+    let key = |w: f32| w.to_bits() as i32 ^ ((w.to_bits() as i32 >> 31) & i32::MAX);
+    let number = |key: i32| f32::from_bits((key ^ ((key >> 31) & i32::MAX)) as u32);
+    let (chunks, rest) = w.as_chunks::<LANES>();
+    let (mut min, mut max) = ([i32::MAX; LANES], [i32::MIN; LANES]);
+    // One at a time, so that both become vectors.
+    for chunk in chunks {
+        min.iter_mut().zip(chunk).for_each(|(min, &w)| *min = key(w).min(*min));
     }
-    Some((
-        min.iter().chain(rest).fold(first, |a, &b| a.min(b)),
-        max.iter().chain(rest).fold(first, |a, &b| a.max(b)),
-    ))
+    for chunk in chunks {
+        max.iter_mut().zip(chunk).for_each(|(max, &w)| *max = key(w).max(*max));
+    }
+    let rest = || rest.iter().map(|&w| key(w));
+    let min = min.into_iter().chain(rest()).fold(i32::MAX, i32::min);
+    let max = max.into_iter().chain(rest()).fold(i32::MIN, i32::max);
+    let ends = (number(min), number(max));
+    match ends.0.is_finite() & ends.1.is_finite() {
+        true => Ok(Some(ends)),
+        false => check_finite(w).map(|()| None),
+    }
 }
 
 #[cfg(test)]

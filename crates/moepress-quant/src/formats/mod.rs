@@ -13,11 +13,12 @@ mod int;
 mod ladder;
 pub(crate) mod pack;
 mod refine;
+mod support;
 mod ternary;
 
 pub use cost::rounding_cost;
 pub use decode::{decode_codes, decode_row};
-pub use encode::{EncodeError, encode_nearest, encode_on, pack_codes};
+pub use encode::{EncodeError, encode_nearest, encode_on, encode_stored, pack_codes};
 pub(crate) use encode::{check_area, find};
 pub(crate) use grid::check_finite;
 pub use grid::{Grid, GridError};
@@ -25,6 +26,7 @@ pub use ladder::{Rung, half_power, ladder};
 
 use crate::{Code, Grouped, Scale};
 use byte_scale::ByteScale;
+use pulp::{Arch, NullaryFnOnce};
 use serde::{Deserialize, Serialize};
 
 /// The longest group but for [`Grouped::ROW`].
@@ -57,8 +59,24 @@ pub trait GroupFormat: Sync {
     }
 
     /// [`round`](Self::round) for every weight of a group.
+    #[inline(always)]
     fn round_group(&self, w: &[f32], grid: Grid, codes: &mut [u8]) {
         w.iter().zip(codes).for_each(|(&w, code)| *code = self.round(w, grid));
+    }
+
+    /// [`fit`](Self::fit) and [`round`](Self::round) for the groups of a row, and its codes in bit fields of `format`,
+    /// in the widest vectors of the processor.
+    ///
+    /// # Errors
+    /// The first column of the first group without a grid, and why it has none.
+    fn encode_row(
+        &self,
+        format: Grouped,
+        w: &[f32],
+        weights: Option<&[f64]>,
+        row: Row<'_>,
+    ) -> Result<(), (usize, GridError)> {
+        Arch::new().dispatch(EncodeRow { of: self, format, w, weights, row })
     }
 
     /// [`round`](Self::round) and [`value`](Self::value) for weights that have a grid each.
@@ -72,6 +90,42 @@ pub trait GroupFormat: Sync {
     /// [`value`](Self::value) for every code of a group.
     fn group_values(&self, codes: &[u8], grid: Grid, out: &mut [f32]) {
         codes.iter().zip(out).for_each(|(&code, out)| *out = self.value(code, grid));
+    }
+}
+
+/// Where a row goes when it is encoded.
+pub struct Row<'a> {
+    /// Codes, one a byte.
+    pub codes: &'a mut [u8],
+    /// Codes in bit fields.
+    pub bytes: &'a mut [u8],
+    /// Grids of the groups.
+    pub grids: &'a mut [Grid],
+}
+
+struct EncodeRow<'a, F: ?Sized> {
+    of: &'a F,
+    format: Grouped,
+    w: &'a [f32],
+    weights: Option<&'a [f64]>,
+    row: Row<'a>,
+}
+
+impl<F: GroupFormat + ?Sized> NullaryFnOnce for EncodeRow<'_, F> {
+    type Output = Result<(), (usize, GridError)>;
+
+    #[inline(always)]
+    fn call(self) -> Self::Output {
+        let Self { of, format, w, weights, row: Row { codes, bytes, grids } } = self;
+        let groups = w.chunks(format.group).zip(codes.chunks_mut(format.group)).zip(grids);
+        for (at, ((w, codes), grid)) in groups.enumerate() {
+            let first = at * format.group;
+            let weights = weights.map(|weights| &weights[first..first + w.len()]);
+            *grid = of.fit(w, weights).map_err(|source| (first, source))?;
+            of.round_group(w, *grid, codes);
+        }
+        pack::pack(format.bits(), codes, bytes);
+        Ok(())
     }
 }
 

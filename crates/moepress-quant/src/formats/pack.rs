@@ -11,12 +11,24 @@ const QUADS_ONE: u64 = 0x0000_0001_0000_0001;
 const PAIRS_ONE: u64 = 0x0001_0001_0001_0001;
 
 /// Packs codes below 2^`bits` into `out`, of `(codes.len() * bits).div_ceil(8)` bytes. Unused bits are zero.
+#[inline(always)]
 pub(crate) fn pack(bits: usize, codes: &[u8], out: &mut [u8]) {
     // Constant widths let the compiler turn the shifts and copies below into immediates.
     match bits {
-        2 => pack_words(2, codes, out),
+        2 => {
+            let whole = codes.as_chunks::<4>().0;
+            let quads = whole.iter().map(|&quad| u32::from_le_bytes(quad));
+            out.iter_mut().zip(quads).for_each(|(out, x)| *out = (x | x >> 6 | x >> 12 | x >> 18) as u8);
+            pack_words(2, &codes[4 * whole.len()..], &mut out[whole.len()..]);
+        }
         3 => pack_words(3, codes, out),
-        4 => pack_words(4, codes, out),
+        4 => {
+            let whole = codes.as_chunks::<2>().0;
+            let pairs = whole.iter().map(|&pair| u16::from_le_bytes(pair));
+            out.iter_mut().zip(pairs).for_each(|(out, x)| *out = (x | x >> 4) as u8);
+            pack_words(4, &codes[2 * whole.len()..], &mut out[whole.len()..]);
+        }
+        8 => out.copy_from_slice(codes),
         _ => pack_words(bits, codes, out),
     }
 }

@@ -3,6 +3,7 @@
 
 use super::grid::{check_finite, nearest};
 use super::refine::some_count;
+use super::support::best_mean;
 use super::{Grid, GridError, GroupFormat};
 use crate::Scale;
 
@@ -26,23 +27,24 @@ pub(super) enum Asymmetric {
 
 impl GroupFormat for Symmetric {
     /// Only [`Optimal`](Self::Optimal) heeds `weights`.
+    #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
         let scale = match self {
-            Self::Optimal => optimal_scale(w, some_count(weights), |_| true),
+            Self::Optimal => optimal_scale(w, weights, f32::abs),
             Self::AbsMean => w.iter().map(|w| f64::from(w.abs())).sum::<f64>() / w.len().max(1) as f64,
             Self::MinMax => f64::from(w.iter().fold(0f32, |max, w| max.max(w.abs()))),
         };
         Ok(Grid { scale: nearest(scale as f32)?, offset: 0.0 })
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&self, w: f32, grid: Grid) -> u8 {
         let on = (2.0 * w.abs() > grid.scale) & (grid.scale > 0.0);
         u8::from(on) << u8::from(w < 0.0)
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&self, code: u8, grid: Grid) -> f32 {
         grid.scale * (f32::from(code & 1) - f32::from(code >> 1))
     }
@@ -50,24 +52,27 @@ impl GroupFormat for Symmetric {
 
 impl GroupFormat for Asymmetric {
     /// Only [`Optimal`](Self::Optimal) heeds `weights`.
+    #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
+        // Without −0, whose bits are not in order.
+        let part = |w: f32| if w > 0.0 { w } else { 0.0 };
         let level = |sign: f32| match self {
-            Self::Optimal => optimal_scale(w, some_count(weights), |w| w * sign > 0.0) as f32,
-            Self::MinMax => w.iter().fold(0f32, |max, w| max.max(w * sign)),
+            Self::Optimal => optimal_scale(w, weights, |w| part(w * sign)) as f32,
+            Self::MinMax => w.iter().fold(0f32, |max, &w| max.max(part(w * sign))),
         };
         // 0 − 0 rather than −0.
         Ok(Grid { scale: nearest(level(1.0))?, offset: 0.0 - nearest(level(-1.0))? })
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&self, w: f32, grid: Grid) -> u8 {
         let above = (2.0 * w > grid.scale) & (grid.scale > 0.0);
         let below = (2.0 * w < grid.offset) & (grid.offset < 0.0);
         u8::from(above) | u8::from(below) << 1
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&self, code: u8, grid: Grid) -> f32 {
         [0.0, grid.scale, grid.offset, 0.0][usize::from(code & 3)]
     }
@@ -86,18 +91,25 @@ impl GroupFormat for Asymmetric {
     }
 }
 
-/// The scale of least squared error for the weights that are `meant`: of those, sorted by magnitude, the support is a
-/// prefix, and a prefix with mean a gains (Σ h|w|)² / Σ h over all zeros.
-fn optimal_scale(w: &[f32], weights: Option<&[f64]>, meant: impl Fn(f32) -> bool) -> f64 {
-    // Magnitude above, inverted index below: one integer sorts by magnitude, ties by index.
-    let key = |(i, w): (usize, &f32)| u64::from(w.abs().to_bits()) << 32 | u64::from(!(i as u32));
-    let mut keys: Vec<u64> = w.iter().enumerate().filter(|(_, w)| meant(**w)).map(key).collect();
-    keys.sort_unstable_by(|a, b| b.cmp(a));
+/// The scale of least squared error for weights of that magnitude.
+#[inline(always)]
+fn optimal_scale(w: &[f32], weights: Option<&[f64]>, magnitude: impl Fn(f32) -> f32) -> f64 {
+    match some_count(weights) {
+        Some(h) => weighted_scale(w, h, magnitude),
+        None => f64::from(best_mean(w, magnitude)),
+    }
+}
 
+/// Of weights sorted by magnitude the support is a prefix, and a prefix with mean a gains (Σ h|w|)² / Σ h over all zeros.
+fn weighted_scale(w: &[f32], h: &[f64], magnitude: impl Fn(f32) -> f32) -> f64 {
+    // Magnitude above, inverted index below: one integer sorts by magnitude, ties by index.
+    let key = |(i, &w): (usize, &f32)| u64::from(magnitude(w).to_bits()) << 32 | u64::from(!(i as u32));
+    let mut keys: Vec<u64> = w.iter().enumerate().map(key).collect();
+    keys.sort_unstable_by(|a, b| b.cmp(a));
     let (mut sum, mut mass) = (0.0, 0.0);
     let (mut best_gain, mut best_scale) = (0.0, 0.0);
     for key in keys {
-        let h = weights.map_or(1.0, |h| h[!(key as u32) as usize]);
+        let h = h[!(key as u32) as usize];
         sum += h * f64::from(f32::from_bits((key >> 32) as u32));
         mass += h;
         let gain = sum * (sum / mass);

@@ -3,7 +3,7 @@
 use crate::tables::Table;
 
 /// Text as it is, in content and in attributes.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

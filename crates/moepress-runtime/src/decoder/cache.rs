@@ -7,13 +7,13 @@ const STEP: usize = 256;
 
 /// A run of tokens of one sequence within a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
+pub struct Span {
     /// Tokens.
-    pub(crate) tokens: usize,
+    pub tokens: usize,
     /// Position of the first; as many are in the cache.
-    pub(crate) start: usize,
+    pub start: usize,
     /// Tokens of the sequence when the batch is done; positions may turn by it.
-    pub(crate) length: usize,
+    pub length: usize,
 }
 
 /// The cache of a sequence: one per layer.

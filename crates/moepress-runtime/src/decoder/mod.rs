@@ -17,7 +17,8 @@ mod streamed;
 
 pub(crate) use attention::Attend;
 pub(crate) use build::Builder;
-pub(crate) use cache::{Cache, LayerCache, Span};
+pub use cache::Span;
+pub(crate) use cache::{Cache, LayerCache};
 pub(crate) use experts::Experts;
 pub(crate) use gated::{Expert, Gated};
 pub(crate) use norm::Norm;

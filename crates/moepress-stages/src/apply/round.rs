@@ -5,8 +5,8 @@ use super::refit::refit;
 use super::waiting::{Rounding, Waiting};
 use moepress_model::{Part, Projection, Tensor};
 use moepress_numerics::ridge::Sums;
-use moepress_quant::formats::encode_nearest;
-use moepress_quant::solve::{Factor, Options, Report, Run, SolveError};
+use moepress_quant::formats::encode_on;
+use moepress_quant::solve::{Factor, Options, Report, Run, SolveError, search_scales};
 use moepress_quant::{Dtype, Grouped, Plain, Stored};
 
 pub use super::refit::Refitted;
@@ -90,9 +90,9 @@ impl Factors<'_> {
 
 fn options(rounding: Rounding) -> Options {
     match rounding {
-        Rounding::Gptq { damp, act_order, .. } => Options { damp, act_order, ..Options::default() },
+        Rounding::Gptq { options, .. } => options,
         Rounding::Within { damp, .. } => Options { damp, ..Options::default() },
-        Rounding::Plain | Rounding::Nearest { .. } => Options::default(),
+        Rounding::Plain | Rounding::Nearest { .. } | Rounding::Hqq { .. } => Options::default(),
     }
 }
 
@@ -185,8 +185,13 @@ fn round_one<'f>(
     let (rows, cols) = stored.matrix_shape();
     let (packed, report) = match rounding {
         Rounding::Plain => return Ok(None),
-        Rounding::Nearest { format, codec } => {
-            let packed = encode_nearest(format, rows, cols, &stored.to_f32(), None)?;
+        Rounding::Nearest { format, grid, codec } => {
+            let packed = encode_on(format, grid, rows, cols, &stored.to_f32(), None)?;
+            *stored = Stored::Packed(packed.repacked(codec));
+            return Ok(None);
+        }
+        Rounding::Hqq { format, codec } => {
+            let (packed, _) = search_scales(format, rows, cols, &stored.to_f32())?;
             *stored = Stored::Packed(packed.repacked(codec));
             return Ok(None);
         }
@@ -219,6 +224,7 @@ mod tests {
     use super::*;
     use moepress_quant::Format;
     use moepress_quant::codec::Packing;
+    use moepress_quant::formats::encode_nearest;
     use moepress_quant::solve::Curvature;
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -267,8 +273,8 @@ mod tests {
     #[test]
     fn one_factor_serves_all_and_no_token_means_nearest() {
         let gram = gram(&inputs());
-        let gptq =
-            Rounding::Gptq { format: grouped("int3-g32"), damp: 0.01, act_order: true, codec: Packing::Best };
+        let options = Options { act_order: true, ..Options::default() };
+        let gptq = Rounding::Gptq { format: grouped("int3-g32"), options, codec: Packing::Best };
         let waiting = waiting([(part(0), gptq), (part(1), gptq)]);
         let matrices = || {
             vec![(part(0), matrix(5, COLS, 1)), (part(1), matrix(3, COLS, 2)), (part(2), matrix(2, COLS, 3))]
@@ -276,7 +282,6 @@ mod tests {
         let mut rounded = matrices();
         let of = |gram| Inputs { gram, wanted: None };
         let solved = round(2, &waiting, of(&gram), &mut rounded).unwrap().solved;
-        let options = Options { act_order: true, ..Options::default() };
         let factor = Factor::new(&gram, COLS, options).unwrap();
         for (at, (part, stored)) in matrices().into_iter().enumerate().take(2) {
             let (packed, report) =

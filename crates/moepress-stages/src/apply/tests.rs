@@ -88,7 +88,8 @@ fn shapes_follow_the_description() {
             tensor: Tensor::Layer(0, Part::Expert { expert: 1, segment: 1, projection: Projection::Up }),
             format: "int4-g32".parse().unwrap(),
             solver: Solver::Nearest,
-            codec: Packing::Best,
+            grid: None,
+            codec: moepress_quant::codec::Packing::Best,
         },
     ];
     let before = weights(4);

@@ -3,6 +3,8 @@
 use super::ApplyError;
 use moepress_model::{Edit, ModelSpec, Part, Projection, Solver, Tensor, await_inputs};
 use moepress_quant::codec::Packing;
+use moepress_quant::formats::GridRule;
+use moepress_quant::solve::Options;
 use moepress_quant::{Format, Grouped};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +17,15 @@ pub enum Rounding {
     Nearest {
         /// Its format.
         format: Grouped,
+        /// How grids are chosen.
+        grid: GridRule,
+        /// How its codes are stored.
+        codec: Packing,
+    },
+    /// See [`Solver::Hqq`].
+    Hqq {
+        /// Its format.
+        format: Grouped,
         /// How its codes are stored.
         codec: Packing,
     },
@@ -22,10 +33,8 @@ pub enum Rounding {
     Gptq {
         /// Its format.
         format: Grouped,
-        /// Damping.
-        damp: f64,
-        /// Order of the columns.
-        act_order: bool,
+        /// How the solver works.
+        options: Options,
         /// How its codes are stored.
         codec: Packing,
     },
@@ -93,12 +102,15 @@ impl Waiting {
                 self.refit.insert(expert);
                 return Ok(());
             }
-            Edit::Encode { tensor: Tensor::Layer(_, part), format, solver, codec } => {
+            Edit::Encode { tensor: Tensor::Layer(_, part), format, solver, grid, codec } => {
                 let rounding = match (format, solver) {
                     (Format::Plain(_), _) => Rounding::Plain,
-                    (Format::Grouped(format), Solver::Nearest) => Rounding::Nearest { format, codec },
-                    (Format::Grouped(format), Solver::Gptq { damp, act_order }) => {
-                        Rounding::Gptq { format, damp, act_order, codec }
+                    (Format::Grouped(format), Solver::Nearest) => {
+                        Rounding::Nearest { format, grid: grid.unwrap_or(GridRule::usual(format)), codec }
+                    }
+                    (Format::Grouped(format), Solver::Hqq) => Rounding::Hqq { format, codec },
+                    (Format::Grouped(format), Solver::Gptq { damp, act_order, weighted }) => {
+                        Rounding::Gptq { format, options: Options { damp, act_order, weighted, grid }, codec }
                     }
                     (Format::Grouped(format), Solver::Within { damp, step, bytes }) => {
                         Rounding::Within { format, damp, step, bytes }
@@ -152,14 +164,14 @@ mod tests {
 
     fn encode(part: Part, solver: Solver) -> Edit {
         let format = "int3-g32".parse().unwrap();
-        Edit::Encode { tensor: Tensor::Layer(1, part), format, solver, codec: Packing::Best }
+        Edit::Encode { tensor: Tensor::Layer(1, part), format, solver, grid: None, codec: Packing::Best }
     }
 
     fn awaited(edits: &[Edit]) -> Result<Waiting, ApplyError> {
         super::awaited(&toy(), 1, edits)
     }
 
-    const GPTQ: Solver = Solver::Gptq { damp: 0.01, act_order: true };
+    const GPTQ: Solver = Solver::Gptq { damp: 0.01, act_order: true, weighted: false };
 
     #[test]
     fn what_waits_follows_the_experts_that_are_kept() {
@@ -173,7 +185,10 @@ mod tests {
         let waiting = awaited(&edits).unwrap();
         assert_eq!(waiting.matrices.keys().copied().collect::<Vec<_>>(), [down(0, 0), part(1)]);
         assert_eq!(waiting.matrices[&down(0, 0)], Rounding::Plain);
-        assert!(matches!(waiting.matrices[&part(1)], Rounding::Gptq { act_order: true, .. }));
+        assert!(matches!(
+            waiting.matrices[&part(1)],
+            Rounding::Gptq { options: Options { act_order: true, .. }, .. }
+        ));
         assert_eq!(waiting.refit, BTreeSet::from([0]));
         assert!(super::awaited(&toy(), 0, &edits).unwrap().is_empty());
         assert_eq!(await_inputs(&edits), [true, false, true, true, false]);

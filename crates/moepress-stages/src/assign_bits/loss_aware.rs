@@ -54,6 +54,7 @@ impl Method for LossAware {
             found.cost, found.gap
         )];
         notes.extend(evidence.unreached("cost nothing in any format")?);
-        Ok(Chosen { formats: task.tensors.iter().zip(&found.chosen).map(format).collect(), notes })
+        let formats = task.tensors.iter().zip(&found.chosen).map(format).collect();
+        Ok(Chosen { formats, notes, predicted: Some(found.cost) })
     }
 }

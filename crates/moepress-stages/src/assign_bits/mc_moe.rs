@@ -16,7 +16,7 @@ use super::frequency::of_expert;
 use super::{Chosen, Method, Task};
 use crate::evidence::Evidence;
 use crate::stage::StageError;
-use crate::targets::{code_names, format};
+use crate::targets::{CODES, format};
 use moepress_model::{Class, Tensor};
 use moepress_numerics::exact::{ExactError, allocate};
 use moepress_numerics::knapsack::Choice;
@@ -36,8 +36,8 @@ struct McMoe {
 
 pub(super) fn build(params: &Params) -> Result<Box<dyn Method>, RecipeError> {
     let exponent = |key, default| params.f64_in(key, Some(default), 0.0..=8.0);
-    let words = params.words("at_least_one", Some(&[]), &code_names())?;
-    let listed = params.words("formats", None, &code_names())?;
+    let words = params.words("at_least_one", Some(&[]), &CODES)?;
+    let listed = params.words("formats", None, &CODES)?;
     if let Some(word) = words.iter().find(|word| !listed.contains(word)) {
         return Err(params.error("at_least_one", format!("`{word}` is not among `formats`")));
     }
@@ -45,7 +45,10 @@ pub(super) fn build(params: &Params) -> Result<Box<dyn Method>, RecipeError> {
         alpha: exponent("alpha", 1.0)?,
         beta: exponent("beta", 1.5)?,
         gamma: exponent("gamma", 1.0)?,
-        demanded: words.iter().map(|word| format(word, params)).collect::<Result<_, _>>()?,
+        demanded: words
+            .iter()
+            .map(|word| format(word, params).map(Format::Grouped))
+            .collect::<Result<_, _>>()?,
     }))
 }
 

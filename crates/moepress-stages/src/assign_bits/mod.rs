@@ -12,7 +12,7 @@ mod raise;
 
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError};
-use crate::targets::{any_grouped, classes, code_names, format, matrices};
+use crate::targets::{CODES, OF_FORMAT, any_grouped, classes, format, matrices};
 use moepress_model::{Class, Edit, ModelSpec, Tensor};
 use moepress_quant::Format;
 use moepress_recipe::{Params, RecipeError, StageSpec};
@@ -68,6 +68,8 @@ impl Task<'_> {
 struct Chosen {
     formats: Vec<(Tensor, Format)>,
     notes: Vec<String>,
+    /// Increase of the negative log-likelihood, where the method predicts it.
+    predicted: Option<f64>,
 }
 
 type Build = fn(&Params) -> Result<Box<dyn Method>, RecipeError>;
@@ -98,8 +100,8 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     let names: Vec<&str> = METHODS.iter().map(|(name, ..)| *name).collect();
     let name = params.word("method", Some("loss_aware"), &names)?;
     let (_, method, keys) = METHODS.iter().find(|(known, ..)| *known == name).unwrap_or(&METHODS[0]);
-    let common = ["method", "bpw", "bytes", "formats", "classes", "group", "symmetric"];
-    params.only(&[&common, *keys].concat())?;
+    let common = ["method", "bpw", "bytes", "formats", "classes"];
+    params.only(&[&common, &OF_FORMAT[..], *keys].concat())?;
     let method = method(params)?;
     let budget = match (params.has("bpw"), params.bytes("bytes")?) {
         (true, None) => Budget::Bpw(params.f64_in("bpw", None, 0.1..=32.0)?),
@@ -109,12 +111,13 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
             return Err(spec.error("needs a budget: `bpw` (bits per weight of the whole model) or `bytes`"));
         }
     };
-    let words = params.words("formats", None, &code_names())?;
+    let words = params.words("formats", None, &CODES)?;
     if let Some(count) = method.formats().filter(|&count| count != words.len()) {
         let message = format!("{name} chooses between {count} formats, the smaller and the larger");
         return Err(params.error("formats", message));
     }
-    let formats = words.iter().map(|word| format(word, params)).collect::<Result<_, _>>()?;
+    let formats =
+        words.iter().map(|word| format(word, params).map(Format::Grouped)).collect::<Result<_, _>>()?;
     let classes = classes(params)?;
     if let Some(class) = classes.iter().find(|class| !method.classes().contains(class)) {
         let known: Vec<&str> = method.classes().iter().map(|class| class.name()).collect();
@@ -222,6 +225,7 @@ impl Stage for AssignBits {
         }
         decision.notes.push(format!("assign_bits: {} of {budget} bytes used", after.total_bytes()));
         decision.notes.extend(chosen.notes);
+        decision.predicted = chosen.predicted;
         Ok(decision)
     }
 }

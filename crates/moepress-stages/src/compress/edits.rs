@@ -41,6 +41,7 @@ pub(super) fn edits(fates: &[Fate<'_>], others: &[(Tensor, Option<Rung>)], how: 
         tensor,
         format: Format::Grouped(rung.format),
         solver: Solver::Within { damp: how.damp, step: rung.step, bytes: rung.bytes },
+        grid: None,
         codec: Packing::Best,
     };
     let mut edits = vec![];

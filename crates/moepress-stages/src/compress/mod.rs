@@ -291,7 +291,7 @@ impl Stage for Compress {
         )];
         notes.extend(edits::story(&fates));
         notes.extend(evidence.coverage_notes("were dropped", "stay as they are")?);
-        Ok(Decision { edits: edits(&fates, &others, self.rounding), notes })
+        Ok(Decision { edits: edits(&fates, &others, self.rounding), notes, predicted: Some(found.cost) })
     }
 }
 

@@ -254,7 +254,7 @@ impl Stage for PruneExperts {
             layers.push(Candidates::of(moe, &standings, &scores));
         }
         let rounds = self.rounds(evidence.spec, &layers)?;
-        let mut decision = Decision { edits: vec![], notes: note.into_iter().collect() };
+        let mut decision = Decision { notes: note.into_iter().collect(), ..Decision::default() };
         let fewer = self.fewer(&layers, &rounds);
         if fewer > 0 {
             let fewer = match fewer {

@@ -1,5 +1,6 @@
 //! `moepress bench rules`: what routing by rules costs and gains.
 
+use crate::args::Place;
 use crate::args::{Threads, at_least};
 use crate::commands::rules::Rules;
 use crate::commands::{Context, Ending, model};
@@ -7,6 +8,7 @@ use crate::failure::Failure;
 use crate::output;
 use moepress_bench::Named;
 use moepress_model::ModelSpec;
+use moepress_nn::Backend;
 use moepress_runtime::Precision;
 use moepress_runtime::rules::{Batch, Rule, Skip, TopP};
 use serde_json::json;
@@ -51,7 +53,7 @@ impl RulesArgs {
             let (path, needed) = (self.text.display(), self.sequences * self.tokens);
             return Err(Failure::usage(format!("{path} has {} tokens, {needed} are needed", ids.len())));
         }
-        let mut model = model::load(context, &checkpoint, 0)?;
+        let mut model = model::load(context, &checkpoint, 0, Place::On(Backend::Cpu))?;
         let named = self.named(context, model.spec())?;
         let precision = if self.exact { Precision::Exact } else { Precision::Fast };
         let result = moepress_bench::rules(&mut model, &sequences, named, precision)?;

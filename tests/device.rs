@@ -1,0 +1,60 @@
+//! `--device` through the built binary: in a build without devices and in one with them, with a device and without.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+#[expect(dead_code, reason = "shared with other tests")]
+mod common;
+
+use common::{demo, moepress};
+use std::process::Output;
+
+fn generate(more: &[&str]) -> Output {
+    let model = demo();
+    let words = ["generate", model.to_str().unwrap(), "--prompt", "The old house", "-n", "16", "--exact"];
+    moepress(&[&words, more].concat())
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn a_device_that_is_not_there_is_one_clear_line() {
+    for device in ["cuda", "wgpu"] {
+        let output = generate(&["--device", device]);
+        if output.status.success() {
+            continue;
+        }
+        let line = stderr(&output);
+        let not_built = format!("this build has no {device} support");
+        let not_found = format!("no {device} device was found");
+        assert!(line.contains(&not_built) || line.contains(&not_found), "{line}");
+        assert_eq!(line.trim_end().lines().count(), 1, "{line}");
+        assert!(matches!(output.status.code(), Some(2 | 4)), "{output:?}");
+    }
+    let output = generate(&["--device", "tpu"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("must be cpu, cuda, wgpu or auto"), "{}", stderr(&output));
+}
+
+#[test]
+fn auto_says_what_it_chose_and_the_text_is_the_same() {
+    let (cpu, auto) = (generate(&[]), generate(&["--device", "auto"]));
+    assert!(cpu.status.success() && auto.status.success(), "{}", stderr(&auto));
+    assert_eq!(cpu.stdout, auto.stdout);
+    let said = stderr(&auto);
+    assert!(said.contains("computing on "), "{said}");
+    if said.contains("computing on the CPU") {
+        assert!(said.contains("cuda") && said.contains("wgpu"), "{said}");
+    }
+}
+
+#[test]
+fn what_only_the_cpu_does_is_refused() {
+    for more in
+        [["--memory-budget", "2MiB"], ["--record-experts", "/nowhere/uses.json"], ["--skip-below", "0.1"]]
+    {
+        let output = generate(&[&["--device", "auto"][..], &more].concat());
+        assert!(!output.status.success(), "{more:?}");
+    }
+}
