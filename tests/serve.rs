@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[expect(dead_code, reason = "shared with other tests")]
 mod common;
 
 use common::{demo, json, root};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -25,9 +26,8 @@ impl Serving {
         command.arg("serve").arg(model).args(["--port", "0", "--name", "demo", "--json"]).args(more);
         token.map(|token| command.env("MOEPRESS_TOKEN", token));
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("said {line:?}"));
+        let documents = serde_json::Deserializer::from_reader(child.stdout.take().unwrap());
+        let said: Value = documents.into_iter().next().unwrap().unwrap();
         let address = said["address"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
         Self { child, address }
     }
@@ -150,10 +150,10 @@ fn lm_evaluation_harness_finds_what_eval_finds() {
     assert_eq!(serving.end(), Some(0));
 
     let model = demo().display().to_string();
-    let mut eval = vec!["eval", &model, "--protocol", "strided", "--window", "1024", "--stride", "1024"];
+    let mut eval = vec!["eval", &model, "--protocol", "strided", "--window", "1024", "--stride", "512"];
     let (choices, questions) = (at("choices.jsonl"), at("questions.jsonl"));
     eval.extend([
-        "--bos", "document", "--answer", "8", "--text", &names[0], &names[1], "--task", &choices, &questions,
+        "--bos", "document", "--answer", "12", "--text", &names[0], &names[1], "--task", &choices, &questions,
     ]);
     let ours = json(&eval);
     for (task, keys) in [("choices", &["acc", "acc_norm", "acc_bytes"][..]), ("questions", &["exact_match"])]
@@ -215,15 +215,22 @@ fn sequences_that_run_together_are_what_they_are_alone() {
     let ids = serving.post("/tokenize", &json!({"prompt": "The old house", "add_special_tokens": false})).1["tokens"].clone();
     assert_eq!(serving.post("/detokenize", &json!({"tokens": ids})).1["prompt"], "The old house");
     let echo = serving.complete(&json!({
-        "model": "demo", "prompt": [ids, ids, [1]], "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": true, "seed": 1234,
+        "model": "demo", "prompt": [ids, [1], ids], "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": true, "seed": 1234,
     }));
     let choices = echo["choices"].as_array().unwrap();
     let count = ids.as_array().unwrap().len();
     let lists = |index: usize| &choices[index]["logprobs"];
-    assert_eq!(lists(0), lists(1));
+    assert_eq!(lists(0), lists(2));
     assert_eq!(lists(0)["token_logprobs"].as_array().unwrap().len(), count + 1);
-    assert_eq!(lists(2)["token_logprobs"].as_array().unwrap().len(), 2);
+    assert_eq!(lists(1)["token_logprobs"].as_array().unwrap().len(), 2);
     assert_eq!(echo["usage"]["prompt_tokens"], 2 * count + 1);
+    // What is told of a prompt leaves what follows alone.
+    let more = |echo: bool| {
+        serving.complete(&json!({"model": "demo", "prompt": ids, "max_tokens": 9, "echo": echo, "seed": 3}))
+    };
+    let [with, without] =
+        [true, false].map(|echo| more(echo)["choices"][0]["text"].as_str().unwrap().to_owned());
+    assert_eq!(with, "The old house".to_owned() + &without);
 }
 
 #[test]

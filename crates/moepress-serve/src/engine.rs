@@ -152,9 +152,10 @@ pub(crate) fn run(served: &Served, jobs: &Receiver<Job>, limits: &Limits, metric
         }
         waiting.retain(wanted);
         running.retain(|running| wanted(&running.job));
-        echo(served, &mut waiting, &mut running, limits, metrics);
+        echo(served, &mut waiting, metrics);
         while running.len() < limits.batch
-            && let Some(job) = waiting.pop_front()
+            && let Some(next) = waiting.iter().position(|job| !job.echo)
+            && let Some(job) = waiting.remove(next)
         {
             running.push(start(served, job, limits));
         }
@@ -185,15 +186,9 @@ fn start<'a>(served: &'a Served, job: Job, limits: &Limits) -> Running<'a> {
     }
 }
 
-/// Scores the prompts that are to be told, of those waiting as many as are as long as the first; what is to be
-/// continued by more than a token goes on as a sequence.
-fn echo<'a>(
-    served: &'a Served,
-    waiting: &mut VecDeque<Job>,
-    running: &mut Vec<Running<'a>>,
-    limits: &Limits,
-    metrics: &Metrics,
-) {
+/// Scores the prompts that are to be told, of those waiting as many as are as long as the first; the others come in the
+/// next round. What is to be continued by more than a token waits as a sequence.
+fn echo(served: &Served, waiting: &mut VecDeque<Job>, metrics: &Metrics) {
     let Some(first) = waiting.iter().find(|job| job.echo) else { return };
     let (length, top) = (first.prompt.len(), first.top);
     let mut left = (SCORED / length).max(1);
@@ -233,7 +228,7 @@ fn echo<'a>(
                 let ends = served.model.spec().end_tokens.contains(&id);
                 let _ = job.events.send(Event::End(if ends { Finish::Stop } else { Finish::Length }));
             }
-            _ => running.push(start(served, Job { echo: false, ..job }, limits)),
+            _ => waiting.push_front(Job { echo: false, ..job }),
         }
     }
 }

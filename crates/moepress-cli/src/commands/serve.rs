@@ -2,10 +2,10 @@
 
 use super::experts::Memory;
 use super::{Context, Ending, model};
-use crate::args::{Threads, at_least};
+use crate::args::{Placed, Threads, at_least};
 use crate::failure::{Failure, Reason};
 use crate::output;
-use moepress_checkpoint::{Source, read_file};
+use moepress_checkpoint::read_file;
 use moepress_runtime::Precision;
 use moepress_serve::{Limits, ServeError, Served, Server};
 use moepress_text::{ChatTemplate, SpecialTokens};
@@ -69,6 +69,8 @@ pub struct Args {
     #[command(flatten)]
     memory: Memory,
     #[command(flatten)]
+    placed: Placed,
+    #[command(flatten)]
     threads: Threads,
     /// Print the address as JSON
     #[arg(long)]
@@ -101,7 +103,7 @@ impl Args {
             tokenizer: model::tokenizer(context, &checkpoint)?,
             special: SpecialTokens::open(files, dir)?,
             template,
-            model: model::load_within(context, &checkpoint, &self.memory)?,
+            model: model::load_within(context, &checkpoint, &self.memory, self.placed.device)?,
         };
         let address = format!("http://{}", server.address()?);
         match self.json {
