@@ -129,7 +129,7 @@ def bits(bench):
 
 
 # Five ways to give experts two or four bits, of the same size.
-BITS = "formats: [int2, int4], group: 64, bpw: 9.1"
+BITS = "formats: [int2, int4], group: 64, bpw: 6.15"
 
 
 def others(bench):

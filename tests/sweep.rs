@@ -118,6 +118,22 @@ fn points_are_those_of_runs_and_none_is_run_twice() {
 }
 
 #[test]
+fn the_sweeps_that_come_with_the_project_are_possible() {
+    let place = Place::new();
+    let entries = fs::read_dir(root().join("recipes/sweeps")).unwrap();
+    let paths: Vec<String> = entries.map(|entry| entry.unwrap().path().display().to_string()).collect();
+    assert_eq!(paths.len(), 2);
+    for path in &paths {
+        let plan = json(&["sweep", path, "--out", &place.path("out"), "--plan"]);
+        let points = plan["points"].as_array().unwrap();
+        assert!(
+            points.len() > 8 && points.iter().all(|point| point["impossible"].is_null()),
+            "{path}: {plan}"
+        );
+    }
+}
+
+#[test]
 fn wrong_sweeps_write_nothing() {
     let place = Place::new();
     let recipe = place.recipe("one.yaml", "stages:\n  - prune_atoms: {ratio: 0.5}\n");

@@ -185,7 +185,7 @@ fn listing(plan: &SweepPlan, given: bool) -> String {
     let measured = match (plan.measures, given) {
         (true, _) => "once, for all points that measure the model as it came",
         (false, true) => "from the file",
-        (false, false) => "nothing that several points share",
+        (false, false) => "nothing anew for several points",
     };
     text + &format!("measures  {measured}\nmemory    {} at the peak\n", output::bytes(plan.peak_memory_bytes))
 }
