@@ -40,14 +40,15 @@ setup:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.95 or newer, then run make again" >&2; exit 1; }
 	@sh tests/setup.sh libopenblas-dev pkg-config gcc
 
-# numpy, for the independent reader of compact checkpoints; PyYAML, to run the action's steps.
-PACKAGES = $(MOEPRESS_CACHE)/venv/numpy-pyyaml
+# numpy, for the independent reader of compact checkpoints; PyYAML, to run the action's steps; OpenAI's client and
+# lm-evaluation-harness, which the server has to please: a minute, 800 MB, without torch.
+PACKAGES = $(MOEPRESS_CACHE)/venv/packages-2
 python: $(PACKAGES)
 $(PYTHON):
 	@sh tests/setup.sh python3 python3-venv
 	python3 -m venv $(MOEPRESS_CACHE)/venv
 $(PACKAGES): $(PYTHON)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check numpy pyyaml
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check numpy pyyaml openai==3.57.0 'lm-eval[api]==0.4.13'
 	touch $@
 
 # Mesa's software driver for Vulkan; tests say so where there is no device.

@@ -7,9 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "init", "schema", "run", "plan", "stats", "sweep", "inspect", "eval", "compare", "report", "generate",
-    "logits", "bench",
+    "logits", "serve", "bench",
 ];
 
 fn root() -> &'static Path {

@@ -34,7 +34,9 @@ metric_list:
 output_type: generate_until
 doc_to_text: question
 doc_to_target: answer
-generation_kwargs: {until: ["\\n"], max_gen_toks: 8, do_sample: false}
+generation_kwargs: {until: ["\\n"], max_gen_toks: 12, do_sample: false}
+filter_list:
+  - {name: none, filter: [{function: remove_whitespace}, {function: take_first}]}
 metric_list:
   - {metric: exact_match, aggregation: mean, higher_is_better: true}
 """,

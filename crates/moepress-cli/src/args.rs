@@ -1,7 +1,7 @@
 //! The words of the command line.
 
 use crate::commands::{
-    bench, compare, eval, generate, init, inspect, logits, plan, report, run, schema, stats, sweep,
+    bench, compare, eval, generate, init, inspect, logits, plan, report, run, schema, serve, stats, sweep,
 };
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
@@ -55,6 +55,7 @@ pub enum Command {
     Report(report::Args),
     Generate(generate::Args),
     Logits(logits::Args),
+    Serve(serve::Args),
     Bench(bench::Args),
 }
 

@@ -62,6 +62,7 @@ fn run(args: Args, context: &Context) -> Result<Ending, Failure> {
         args::Command::Report(args) => args.run(context),
         args::Command::Generate(args) => args.run(context),
         args::Command::Logits(args) => args.run(context),
+        args::Command::Serve(args) => args.run(context),
         args::Command::Bench(args) => args.run(context),
     }
 }

@@ -8,10 +8,10 @@
 
 use crate::EvalError;
 use crate::evaluate::Text;
-use crate::score::LogProbabilities;
 use moepress_checkpoint::{
     CheckpointError, Digester, Files, RawDtype, TensorFile, WriteSync, digest_of, parse_json, stream_header,
 };
+use moepress_runtime::LogProbabilities;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -160,24 +160,16 @@ impl BaseWriter {
 
 /// Appends what is kept of one distribution.
 pub(crate) fn record(p: &LogProbabilities<'_>, target: usize, top: usize, out: &mut Vec<u8>) {
-    let mut ids: Vec<u32> = (0..p.logits.len() as u32).collect();
-    let top = top.min(ids.len());
-    // Ties to the lower id, as everywhere.
-    let order = |a: &u32, b: &u32| p.logits[*b as usize].total_cmp(&p.logits[*a as usize]).then(a.cmp(b));
-    let rest = if top < ids.len() && top > 0 {
-        let (_, _, rest) = ids.select_nth_unstable_by(top - 1, order);
-        // In the order of ids, so that the sum does not depend on how they were selected.
-        rest.sort_unstable();
-        rest.iter().map(|&id| p.of(id as usize).exp()).sum::<f64>()
-    } else {
-        0.0
-    };
-    ids.truncate(top);
-    ids.sort_unstable_by(order);
+    let vocab = p.logits().len();
+    let ids = p.top(top);
+    // In the order of ids, so that the sum does not depend on how they were selected.
+    let mut kept = vec![false; vocab];
+    ids.iter().for_each(|&id| kept[id as usize] = true);
+    let rest: f64 = (0..vocab).filter(|&id| !kept[id]).map(|id| p.of(id).exp()).sum();
     out.extend((p.of(target) as f32).to_le_bytes());
     out.extend((rest.ln() as f32).to_le_bytes());
     for &id in &ids {
-        match p.logits.len() <= 1 << 16 {
+        match vocab <= 1 << 16 {
             true => out.extend((id as u16).to_le_bytes()),
             false => out.extend(id.to_le_bytes()),
         }
@@ -335,7 +327,7 @@ impl Record<'_> {
         }
         let rest = self.float(4);
         // What rounding leaves of nothing is nothing.
-        if rest.is_finite() && self.top < q.logits.len() {
+        if rest.is_finite() && self.top < q.logits().len() {
             sum += rest.exp() * (rest - left.max(f64::MIN_POSITIVE).ln());
         }
         // Not `max`, which would turn NaN into 0.

@@ -6,7 +6,7 @@ use crate::distance::Pairs;
 use crate::subject::Running;
 use moepress_calibrate::windows_per_chunk;
 use moepress_nn::{Tensor, select_rows, to_rows};
-use moepress_runtime::likeliest;
+use moepress_runtime::LogProbabilities;
 use std::time::Instant;
 
 /// Logits of one model that a thread holds at a time, in elements: 16 MiB.
@@ -109,12 +109,12 @@ pub(crate) fn score(
                 let p = LogProbabilities::new(&expected[slice]);
                 scores.pairs.original_losses.push(-p.of(target));
                 scores.pairs.divergences.push(divergence(&p, &q));
-                scores.pairs.agreed += usize::from(p.likeliest == q.likeliest);
+                scores.pairs.agreed += usize::from(p.likeliest() == q.likeliest());
             } else if let Original::Kept(records) = original {
                 let p = records.get(start + at);
                 scores.pairs.original_losses.push(-p.target());
                 scores.pairs.divergences.push(p.divergence(&q));
-                scores.pairs.agreed += usize::from(p.likeliest() == q.likeliest);
+                scores.pairs.agreed += usize::from(p.likeliest() == q.likeliest() as usize);
             }
         }
     }
@@ -134,30 +134,9 @@ fn logits(model: &Running<'_>, hidden: &Tensor<2>, rows: &[u32]) -> Vec<f32> {
     to_rows(model.logits(select_rows(hidden, rows)))
 }
 
-/// log softmax of one row of logits, in f64.
-pub(crate) struct LogProbabilities<'a> {
-    pub(crate) logits: &'a [f32],
-    /// ln Σ exp(logit).
-    normaliser: f64,
-    pub(crate) likeliest: usize,
-}
-
-impl<'a> LogProbabilities<'a> {
-    pub(crate) fn new(logits: &'a [f32]) -> Self {
-        let likeliest = likeliest(logits) as usize;
-        let largest = f64::from(logits[likeliest]);
-        let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
-        Self { logits, normaliser: largest + sum.ln(), likeliest }
-    }
-
-    pub(crate) fn of(&self, id: usize) -> f64 {
-        f64::from(self.logits[id]) - self.normaliser
-    }
-}
-
 /// Σ p (ln p − ln q); rounding cannot make it negative.
 fn divergence(p: &LogProbabilities<'_>, q: &LogProbabilities<'_>) -> f64 {
-    let sum: f64 = (0..p.logits.len()).map(|id| p.of(id).exp() * (p.of(id) - q.of(id))).sum();
+    let sum: f64 = (0..p.logits().len()).map(|id| p.of(id).exp() * (p.of(id) - q.of(id))).sum();
     // Not `max`, which would turn NaN into 0.
     if sum < 0.0 { 0.0 } else { sum }
 }
@@ -180,7 +159,7 @@ mod tests {
         let (p, q) = (logits(p, 3.0), logits(q, -2.0));
         let (p, q) = (LogProbabilities::new(&p), LogProbabilities::new(&q));
         assert!((divergence(&p, &q) - expected).abs() < 1e-6);
-        assert_eq!((divergence(&p, &p), p.likeliest, q.likeliest), (0.0, 0, 2));
+        assert_eq!((divergence(&p, &p), p.likeliest(), q.likeliest()), (0.0, 0, 2));
         assert!((q.of(1) - 0.3f64.ln()).abs() < 1e-6);
         let damaged = [f32::NAN; 3];
         assert!(divergence(&p, &LogProbabilities::new(&damaged)).is_nan());

@@ -6,6 +6,7 @@ mod cache;
 mod decoder;
 mod error;
 mod generate;
+mod log_probabilities;
 mod model;
 mod packed;
 pub mod rules;
@@ -19,8 +20,9 @@ pub use cache::{ExpertId, MakePolicy, POLICIES, Policy, Replayed, Trace, Used, b
 pub use decoder::{CacheReport, Span};
 pub use error::RuntimeError;
 pub use generate::{Generated, Request, Stop, generate};
+pub use log_probabilities::LogProbabilities;
 pub use model::{DeviceDecoder, Model, check, expert_bytes};
 pub use moepress_kernels::Precision;
 pub use packed::packed;
-pub use sampling::{Sampling, likeliest};
+pub use sampling::{Sampler, Sampling, likeliest};
 pub use session::{Session, step_together};

@@ -45,20 +45,20 @@ impl Sampling {
     }
 
     /// A sampler that draws from the seed plus `stream`.
-    pub(crate) fn sampler(self, stream: u64) -> Sampler {
+    pub fn sampler(self, stream: u64) -> Sampler {
         Sampler { sampling: self, random: ChaCha8Rng::seed_from_u64(self.seed.wrapping_add(stream)) }
     }
 }
 
 /// A rule with its random numbers.
-pub(crate) struct Sampler {
+pub struct Sampler {
     sampling: Sampling,
     random: ChaCha8Rng,
 }
 
 impl Sampler {
     /// The next token.
-    pub(crate) fn choose(&mut self, logits: &[f32]) -> u32 {
+    pub fn choose(&mut self, logits: &[f32]) -> u32 {
         match self.sampling.temperature {
             0.0 => likeliest(logits),
             _ => sample(logits, &self.sampling, self.random.random()),

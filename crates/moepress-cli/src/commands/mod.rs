@@ -17,6 +17,7 @@ mod report_file;
 mod rules;
 pub mod run;
 pub mod schema;
+pub mod serve;
 pub mod stats;
 pub mod sweep;
 
