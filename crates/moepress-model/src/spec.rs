@@ -301,6 +301,11 @@ impl ModelSpec {
         }
     }
 
+    /// The same with all codes in bit fields.
+    pub fn unpacked(&self) -> Self {
+        Self { packed: BTreeMap::new(), ..self.clone() }
+    }
+
     /// Per class the weights and the bytes, in the formats of this description.
     pub fn bytes_by_class(&self) -> BTreeMap<Class, (u64, u64)> {
         self.sizes_by_class(|tensor| self.stored_bytes(tensor))

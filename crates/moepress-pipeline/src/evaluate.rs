@@ -207,7 +207,7 @@ fn speeds(
 ) -> Result<[Option<f64>; 2], PipelineError> {
     let mut decode = [None; 2];
     for (speed, &model) in decode.iter_mut().zip(models) {
-        let loaded = Layout::with_margin(PROGRAM + model.spec().total_bytes());
+        let loaded = Layout::with_margin(PROGRAM + model.spec().unpacked().total_bytes());
         if let Some(prompt) = prompt.filter(|_| limit.is_none_or(|limit| loaded <= limit)) {
             *speed = speed_of(&Model::load(model)?, prompt)?;
         }

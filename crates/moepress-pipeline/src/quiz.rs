@@ -80,7 +80,7 @@ impl Quiz<'_> {
         }
         let mut of_models = vec![];
         for model in models {
-            check(Layout::with_margin(PROGRAM + model.spec().total_bytes()), limit, true)?;
+            check(Layout::with_margin(PROGRAM + model.spec().unpacked().total_bytes()), limit, true)?;
             let loaded = Model::load(*model)?;
             let one = |task| answer(&loaded, self.tokenizer, task, self.most, progress);
             of_models.push(self.of(Kind::Open).map(one).collect::<Result<Vec<_>, _>>()?.into_iter());

@@ -25,7 +25,7 @@ pub fn open(context: &Context, path: &Path) -> Result<Checkpoint, Failure> {
 pub fn load(context: &Context, checkpoint: &Checkpoint, more: u64, place: Place) -> Result<Model, Failure> {
     let on = |backend| -> Result<Model, Failure> {
         if backend == Backend::Cpu {
-            room(checkpoint, checkpoint.spec().total_bytes().saturating_add(more))?;
+            room(checkpoint, checkpoint.spec().unpacked().total_bytes().saturating_add(more))?;
         }
         Ok(moepress_gpu::load(checkpoint, backend)?)
     };
@@ -56,7 +56,7 @@ pub fn load(context: &Context, checkpoint: &Checkpoint, more: u64, place: Place)
     Ok(model)
 }
 
-/// Loads what the budget allows, which is all where there is none.
+/// Loads what the budget allows, which is all where there is none. Codes go into bit fields only where all of them fit.
 pub fn load_within(
     context: &Context,
     checkpoint: &Arc<Checkpoint>,
@@ -64,7 +64,7 @@ pub fn load_within(
     place: Place,
 ) -> Result<Model, Failure> {
     let spec = checkpoint.spec();
-    let Some(budget) = memory.budget.filter(|&budget| budget < spec.total_bytes()) else {
+    let Some(budget) = memory.budget.filter(|&budget| budget < spec.unpacked().total_bytes()) else {
         return load(context, checkpoint, 0, place);
     };
     if place != Place::On(Backend::Cpu) {
@@ -73,6 +73,11 @@ pub fn load_within(
         ));
     }
     room(checkpoint, budget)?;
+    if budget >= spec.total_bytes() {
+        let model = Model::load_as_stored(&**checkpoint)?;
+        context.interrupt.check()?;
+        return Ok(model);
+    }
     let before = memory.used_before.as_ref().map(|path| experts::read(context, path, spec)).transpose()?;
     let policy = (memory.policy.0)(before.as_ref());
     let model = Model::load_within(checkpoint.clone(), budget, policy, memory.read_ahead)?;
