@@ -29,7 +29,7 @@ pub use clock::Clock;
 pub use drift::{DriftReport, Walk, drift};
 pub use edited::Edited;
 pub use error::PipelineError;
-pub use evaluate::{Against, Evaluate, Evaluated};
+pub use evaluate::{Against, Evaluate, Evaluated, Loader};
 pub use layers::{ExpertReport, LayerReport};
 pub use plan::{Plan, PlannedStage, SizeOf, Sizes, plan};
 pub use quiz::{Answers, Quiz};
