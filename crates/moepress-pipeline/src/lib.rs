@@ -15,6 +15,7 @@ mod layers;
 mod memory;
 mod plan;
 mod quiz;
+mod rehearse;
 mod report;
 mod rounded;
 mod routing;
@@ -33,6 +34,7 @@ pub use evaluate::{Against, Evaluate, Evaluated, Loader};
 pub use layers::{ExpertReport, LayerReport};
 pub use plan::{Plan, PlannedStage, SizeOf, Sizes, plan};
 pub use quiz::{Answers, Quiz};
+pub use rehearse::{Rehearsal, Rehearse, rehearse};
 pub use report::{
     BaseReport, CalibrationReport, Comparison, LossReport, PhaseReport, Report, SCHEMA_VERSION, Seconds,
     StageReport, TaskReport, UnderMeasuredReport, Verdict,
