@@ -38,6 +38,7 @@ macro_rules! by_processor {
 pub(crate) use by_processor;
 
 /// The widest vectors of a processor.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Width {
     Baseline,

@@ -6,6 +6,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 use crate::activations::{CHUNK, Chunk, Quantized};
@@ -114,6 +116,11 @@ pub(crate) fn kernels() -> Vec<(&'static str, Kernel)> {
     {
         kernels.extend(avx2::available().then_some(("avx2", avx2::rows as Kernel)));
         kernels.extend(avx512::available().then_some(("avx512", avx512::rows as Kernel)));
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        kernels.push(("neon", neon::rows));
+        kernels.extend(neon::has_dot_products().then_some(("dotprod", neon::rows_by_dot_products as Kernel)));
     }
     kernels
 }
