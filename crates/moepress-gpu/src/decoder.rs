@@ -27,7 +27,7 @@ struct Parts {
 impl Parts {
     fn load(source: &dyn Source, device: Device) -> Result<Self, GpuError> {
         let (spec, gpu) = (source.spec().clone(), Gpu::new(&device)?);
-        let needed = spec.total_bytes();
+        let needed = spec.unpacked().total_bytes();
         if let Some(there) = gpu.memory().filter(|&there| there < needed) {
             return Err(GpuError::Memory { device: gpu.name().to_owned(), there, needed });
         }
