@@ -2,42 +2,42 @@
 
 use super::portable::triples;
 use super::{Grid, Isa, Met, TERNARY, middle};
-use crate::activations::{Chunk, LANES, Quantized};
+use crate::activations::{Chunk, Integers, LANES};
+use crate::part::Part;
 use moepress_quant::Packed;
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::arch::is_aarch64_feature_detected;
 use std::array::from_fn;
-use std::ops::Range;
 
 pub(super) fn has_dot_products() -> bool {
     is_aarch64_feature_detected!("dotprod")
 }
 
-pub(super) fn rows(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
+pub(super) fn rows(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>) {
     // SAFETY: every aarch64 processor has NEON.
-    unsafe { of_inputs::<false>(x, w, rows, out) }
+    unsafe { of_inputs::<false>(x, w, first, out) }
 }
 
-pub(super) fn rows_by_dot_products(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
+pub(super) fn rows_by_dot_products(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>) {
     debug_assert!(has_dot_products());
     // SAFETY: `kernels` lists this function only where `has_dot_products` holds.
-    unsafe { enabled(x, w, rows, out) }
+    unsafe { enabled(x, w, first, out) }
 }
 
 #[target_feature(enable = "neon,dotprod")]
-fn enabled(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
+fn enabled(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>) {
     // SAFETY: this function has the features that the methods of `Neon<true>` need.
-    unsafe { of_inputs::<true>(x, w, rows, out) }
+    unsafe { of_inputs::<true>(x, w, first, out) }
 }
 
 #[inline(always)]
-unsafe fn of_inputs<const DOT: bool>(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
+unsafe fn of_inputs<const DOT: bool>(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
         match x.n {
-            1 => super::rows::<Neon<DOT>, 1, 1>(x, w, rows, out),
-            _ => super::rows::<Neon<DOT>, 2, 8>(x, w, rows, out),
+            1 => super::rows::<Neon<DOT>, 1, 1>(x, w, first, out),
+            _ => super::rows::<Neon<DOT>, 2, 8>(x, w, first, out),
         }
     }
 }
