@@ -20,13 +20,13 @@ pub struct Memory {
     #[arg(long = "memory-budget", value_name = "SIZE", value_parser = size_in_bytes)]
     pub budget: Option<u64>,
     /// Which experts stay within the budget: lru, pinned (those used most, before and now) or gate-mass
-    #[arg(long = "cache", value_name = "POLICY", default_value = "gate-mass", value_parser = policy)]
+    #[arg(long = "cache", value_name = "POLICY", default_value = "gate-mass", value_parser = policy, requires = "budget")]
     pub policy: NamedPolicy,
     /// Read the experts ahead that the next layer will probably choose
-    #[arg(long)]
+    #[arg(long, requires = "budget")]
     pub read_ahead: bool,
     /// Which experts were used before, for pinned: a file of generate --record-experts
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "budget")]
     pub used_before: Option<PathBuf>,
 }
 

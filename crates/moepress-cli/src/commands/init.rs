@@ -4,7 +4,7 @@ use super::{Context, Ending};
 use crate::failure::Failure;
 use crate::new_file::NewFile;
 use crate::output::{self, bytes};
-use moepress_checkpoint::{Checkpoint, Source, available_memory};
+use moepress_checkpoint::{Checkpoint, CheckpointError, Source, available_memory};
 use moepress_model::{Class, ModelSpec};
 use std::fmt::Write;
 use std::path::{Path, PathBuf, absolute};
@@ -45,6 +45,9 @@ impl Args {
             return Err(Failure::usage(format!(
                 "{model}: is compact already; a recipe starts from an original"
             )));
+        }
+        for text in &self.texts {
+            context.files.open(text).map_err(|error| CheckpointError::reading(text, error))?;
         }
         let file = self.out.as_ref().map(|path| NewFile::claim(&context.files, path)).transpose()?;
         // Paths in a recipe are relative to it.

@@ -87,6 +87,7 @@ impl Args {
         let gates = self.gates.open(context, Some(&recipe), available, &apart)?;
         let device = self.device.device()?;
         self.threads.start()?;
+        place::make_default(context.files.as_ref(), self.out.as_deref().or(recipe.output.as_deref()), &out)?;
         let statistics = self.statistics.map(|file| NewFile::claim(&context.files, &file)).transpose()?;
 
         let progress = Shown::new(context);

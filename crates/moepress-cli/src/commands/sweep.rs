@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Examples:
-  moepress sweep recipes/compress.yaml --budgets 0.25,0.15,0.1
-  moepress sweep recipes/sweep.yaml
-  moepress sweep recipes/sweep.yaml --budgets 0.5 --out out/curve --plan
-  moepress sweep recipes/sweep.yaml --statistics-from all.safetensors --json
+  moepress sweep recipes/compress.yaml --budgets 2,2.5,3,4
+  moepress sweep recipes/sweeps/methods.yaml
+  moepress sweep recipes/sweeps/methods.yaml --budgets 0.5 --out out/curve --plan
+  moepress sweep recipes/sweeps/methods.yaml --statistics-from all.safetensors --json
 
 A sweep is a recipe with `methods`, several lists of stages by name, in place of `stages`; $budget in them stands for \
 every budget in turn: those of the method, else those of --budgets, else those of the recipe. A recipe with `stages` is \
