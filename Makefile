@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR ?= $(MOEPRESS_CACHE)/target
 MOEPRESS = $(CARGO_TARGET_DIR)/release/moepress
 PYTHON = $(MOEPRESS_CACHE)/venv/bin/python3
 
-.PHONY: demo build test test-gpu gpu lint setup python vulkan nvrtc browser clean
+.PHONY: demo build test test-gpu test-arm gpu lint setup python vulkan nvrtc browser clean
 
 demo: build
 	@rm -rf out/demo
@@ -18,13 +18,17 @@ build: setup
 
 test: setup python browser lint
 	PYTHON=$(PYTHON) sh tests/run.sh
-	$(MAKE) test-gpu
+	$(MAKE) test-arm test-gpu
 
 # The same kernels and the same model on the GPU backends: wgpu runs on Mesa's software driver, CUDA C++ is compiled.
 # burn with these features is a tower of its own, in a folder of its own.
 GPU = CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)-gpu PYTHON=$(PYTHON) XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp}
 test-gpu: setup python vulkan nvrtc
 	$(GPU) cargo test --release --locked -p moepress-gpu -p moepress --features wgpu,cuda --lib --test kernels --test end_to_end --test device
+
+# The kernels for aarch64, on an emulated processor.
+test-arm: setup
+	CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)-arm sh tests/arm.sh
 
 # All that a card can show: see docs/gpu.md. DEVICE=wgpu for other cards than NVIDIA's.
 DEVICE ?= cuda

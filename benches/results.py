@@ -1,16 +1,14 @@
 """What every method costs on the demo model, in the protocol of its reference.json: writes docs/results.md.
 
-    python3 benches/results.py MOEPRESS [--only methods,bits,others,budget,variants] [--known] [--out docs/results.md]
+    python3 benches/results.py MOEPRESS [--only methods,bits,others,budget,variants] [--out docs/results.md]
 
 MOEPRESS is the binary (make build). Needs nothing but Python 3. The grid is HEAPr (coupled, global) and REAP at 0, 12.5, …,
 87.5 % times rounding to nearest in {ternary, int2, int3, int4, int8} times groups of {32, 64, 128, whole rows}: for every
 budget, of every method, format and group the member with least pruning that fits is run; those with more cannot be better.
-About two hours on two idle cores. What was run is kept in out/results.json, so that it can be resumed with the same binary;
---known writes the tables from that file alone and says how much is missing.
+All points are one `moepress sweep`, three quarters of an hour on two cores; its cache in out/results.cache lets it be resumed.
 """
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
@@ -21,63 +19,62 @@ ROOT = Path(__file__).resolve().parent.parent
 DOMAINS = ["novel", "drama", "scripture", "gazetteer", "dictionary", "code"]
 BUDGETS = [0.25, 0.15, 0.10, 0.07]
 REFERENCE = json.loads((ROOT / "tests/fixtures/demo-qwen3-moe/reference.json").read_text())
-# The best of an independent prototype's grid: HEAPr at sixteenths, nearest, groups of 32, 64 or the row.
-PROTOTYPE = {0.25: 0.0092, 0.15: 0.0816, 0.10: 0.2751, 0.07: 0.5009}
 BASE = REFERENCE["baseline"]["nll"]
 
 
-def recipe(stages):
+def recipe(kind, lines):
     def texts(folder, windows):
         files = ", ".join(str(ROOT / folder / f"{domain}.txt") for domain in DOMAINS)
         return f"{{files: [{files}], window: 256, windows: {windows}}}"
 
-    lines = "\n".join(f"  - {stage}" for stage in stages)
     return (
         f"version: 1\nmodel: {ROOT / 'tests/fixtures/demo-qwen3-moe'}\ncalibration: {texts('calibration', 16)}\n"
-        f"evaluate: {texts('tests/fixtures/eval-text', 24)}\nstages:\n{lines}\n"
+        f"evaluate: {texts('tests/fixtures/eval-text', 24)}\n{kind}:\n" + "\n".join(lines) + "\n"
     )
 
 
 class Bench:
-    def __init__(self, binary, kept, only_known):
-        self.binary, self.kept, self.only_known, self.missing = binary, kept, only_known, 0
-        self.known = json.loads(kept.read_text()) if kept.exists() else {}
-        version = hashlib.sha256(Path(binary).read_bytes()).hexdigest()[:16]
-        if self.known.get("binary") != version:
-            self.known = {"binary": version}
+    """Points are asked for while the tables are written: once to learn which, and, after a sweep over them, once more."""
 
-    def moepress(self, command, stages, *more):
+    def __init__(self, binary):
+        self.binary, self.asked, self.found, self.shares = binary, {}, {}, {}
+
+    def moepress(self, command, text, *more):
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / "recipe.yaml"
-            path.write_text(recipe(stages))
-            out = ["--out", str(Path(work) / "out")] if command == "run" else []
-            done = subprocess.run([self.binary, command, str(path), *out, "--json", *more], capture_output=True, text=True)
+            path.write_text(text)
+            done = subprocess.run([self.binary, command, str(path), "--json", *more], stdout=subprocess.PIPE, text=True)
             if done.returncode != 0:
-                sys.exit(f"{stages}: {done.stderr}")
+                sys.exit(f"moepress {command} failed on:\n{text}")
             return json.loads(done.stdout)
 
-    def share(self, stages):
+    def share(self, *stages):
         """Planned bytes of the routed experts, as a share of what they take in bf16."""
-        plan = self.moepress("plan", stages)
-        return experts(plan["after"]) / experts(plan["before"])
+        if stages not in self.shares:
+            plan = self.moepress("plan", recipe("stages", [f"  - {stage}" for stage in stages]))
+            self.shares[stages] = experts(plan["after"]) / experts(plan["before"])
+        return self.shares[stages]
 
     def run(self, *stages):
-        key = "; ".join(stages)
-        if key not in self.known and self.only_known:
-            self.missing += 1
-            return None
-        if key not in self.known:
-            result = self.moepress("run", stages)
-            sides = result["evaluation"]
-            compact = sides["compact"]["overall"]
-            self.known[key] = {
-                "nll": compact["nll"] - sides["original"]["overall"]["nll"],
-                "kl": compact["divergence"]["mean"],
-                "share": experts(result["after"]) / experts(result["before"]),
-            }
-            self.kept.write_text(json.dumps(self.known, indent=1))
-            print(f"{self.known[key]['nll']:.4f} at {self.known[key]['share']:.4f}: {key}", file=sys.stderr)
-        return self.known[key]
+        """{nll: its increase, kl, share}; ones while points are only asked for."""
+        self.asked.setdefault(stages, len(self.asked))
+        return self.found.get(stages, {"nll": 1.0, "kl": 1.0, "share": 1.0})
+
+    def sweep(self):
+        methods = [f"  p{point}:\n" + "\n".join(f"    - {stage}" for stage in stages) for stages, point in self.asked.items()]
+        points = {f"p{point}": stages for stages, point in self.asked.items()}
+        with tempfile.TemporaryDirectory() as work:
+            out = Path(work) / "sweep"
+            places = ["--out", str(out), "--cache", str(ROOT / "out/results.cache")]
+            for point in self.moepress("sweep", recipe("methods", methods), *places)["points"]:
+                if point["failed"]:
+                    sys.exit(f"{points[point['method']]}: {point['failed']}")
+                report = json.loads((out / point["report"]).read_text())
+                self.found[points[point["method"]]] = {
+                    "nll": point["result"]["nll_increase"],
+                    "kl": point["result"]["kld"],
+                    "share": experts(report["after"]) / experts(report["before"]),
+                }
 
 
 def experts(sizes):
@@ -104,11 +101,7 @@ def methods(bench):
 
 
 def row(name, ratio, found, reference):
-    return not_run(f"{name} | {float(ratio):.0%}") if found is None else f"| {name} | {float(ratio):.0%} | {found['nll']:.4f} | {reference - BASE:.4f} |"
-
-
-def not_run(name):
-    return f"| {name} | not run yet |"
+    return f"| {name} | {float(ratio):.0%} | {found['nll']:.4f} | {reference - BASE:.4f} |"
 
 
 def bits(bench):
@@ -117,12 +110,8 @@ def bits(bench):
     yield "All routed experts, groups of 32; increase of mean NLL.\n"
     yield "| format | nearest | reference | GPTQ | GPTQ / nearest |\n|---|---|---|---|---|"
     for name in ("int8", "int4", "int3", "int2", "ternary"):
-        nearest = bench.run(f"quantize: {{format: {name}, group: 32}}")
-        gptq = bench.run(f"quantize: {{format: {name}, group: 32, solver: gptq}}")
-        if nearest is None or gptq is None:
-            yield not_run(name)
-            continue
-        nearest, gptq = nearest["nll"], gptq["nll"]
+        nearest = bench.run(f"quantize: {{format: {name}, group: 32}}")["nll"]
+        gptq = bench.run(f"quantize: {{format: {name}, group: 32, solver: gptq}}")["nll"]
         reference = REFERENCE["nearest"][f"{name}_g32"] - BASE
         share = f"{gptq / nearest:.2f}" if nearest > 0.001 else "–"
         yield f"| {name} | {nearest:.4f} | {reference:.4f} | {gptq:.4f} | {share} |"
@@ -154,14 +143,11 @@ def others(bench):
         members.append((f"bits by {method}", [f"assign_bits: {{method: {method}, {BITS}}}", "quantize"]))
     for name, stages in members:
         found = bench.run(*stages)
-        yield f"| {name} | not run yet |" if found is None else (
-            f"| {name} | {found['share']:.1%} | {found['nll']:.4f} | {found['kl']:.4f} |"
-        )
+        yield f"| {name} | {found['share']:.1%} | {found['nll']:.4f} | {found['kl']:.4f} |"
 
 
 def grid(bench):
     """For every budget the members of the grid that may be its best."""
-    shares = {}
     found = {budget: [] for budget in BUDGETS}
     for method in ("heapr", "reap"):
         for name in ("int8", "int4", "int3", "int2", "ternary"):
@@ -178,14 +164,10 @@ def grid(bench):
                         continue
                     if method == "reap" and eighths > 6:
                         continue  # four of sixteen experts are chosen per token
-                    key = tuple(stages)
-                    shares.setdefault(key, bench.share(stages))
-                    for budget in [b for b in left if shares[key] <= b]:
+                    for budget in [b for b in left if bench.share(*stages) <= b]:
                         left.remove(budget)
-                        found[budget].append((bench.run(*stages), key))
-    all_members = sum(map(len, found.values()))
-    found = {budget: [member for member in members if member[0]] for budget, members in found.items()}
-    return found, all_members - sum(map(len, found.values())), all_members
+                        found[budget].append((bench.run(*stages), stages))
+    return found
 
 
 def budget(bench):
@@ -196,27 +178,17 @@ def budget(bench):
         "divergence from the original, in nats per token.\n"
     )
     yield "| bytes | best of the grid | NLL | KL | `compress` | NLL | KL | share of the grid's loss |\n|---|---|---|---|---|---|---|---|"
-    members, missing, all_members = grid(bench)
+    members = grid(bench)
     for share in BUDGETS:
         ours = bench.run(f"compress: {{ratio: {share}, classes: [experts], align: 16}}")
-        if ours is None:
-            yield not_run(f"{share:.0%}")
-            continue
-        if not members[share]:
-            yield (
-                f"| {share:.0%} | not run yet; the prototype's | {PROTOTYPE[share]:.4f} | – | {ours['share']:.3%} | {ours['nll']:.4f} | "
-                f"{ours['kl']:.4f} | {ours['nll'] / PROTOTYPE[share]:.2f} |"
-            )
-            continue
-        best, key = min(members[share], key=lambda member: member[0]["nll"])
+        best, stages = min(members[share], key=lambda member: member[0]["nll"])
         least_kl = min(member["kl"] for member, _ in members[share])
-        what = "; ".join(stage.replace("quantize: ", "").replace("prune_", "") for stage in key)
+        what = "; ".join(stage.replace("quantize: ", "").replace("prune_", "") for stage in stages)
         yield (
             f"| {share:.0%} | {what} ({best['share']:.2%}) | {best['nll']:.4f} | {least_kl:.4f} | {ours['share']:.3%} | "
             f"{ours['nll']:.4f} | {ours['kl']:.4f} | {ours['nll'] / best['nll']:.2f} |"
         )
-    if missing:
-        yield f"\n{missing} of {all_members} members of the grid that fit were not run yet."
+    yield f"\n{sum(map(len, members.values()))} members of the grid were run."
     yield (
         "\nAn independent prototype of such a grid (HEAPr at sixteenths, nearest, groups of 32, 64 or the row) has .0092, .0816, "
         ".2751 and .5009 as its best."
@@ -237,26 +209,29 @@ def variants(bench):
         ("runs of 16, damp 0.1", "align: 16, damp: 0.1"),
     ]:
         found = [bench.run(f"compress: {{ratio: {share}, classes: [experts], {more}}}") for share in BUDGETS]
-        yield f"| {name} | " + " | ".join(f"{run['nll']:.4f}" if run else "not run yet" for run in found) + " |"
+        yield f"| {name} | " + " | ".join(f"{run['nll']:.4f}" for run in found) + " |"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
     parser.add_argument("--only", default="methods,bits,others,budget,variants")
-    parser.add_argument("--known", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results.md")
     args = parser.parse_args()
-    bench = Bench(args.binary, ROOT / "out/results.json", args.known)
+    bench = Bench(args.binary)
     parts = {"methods": methods, "bits": bits, "others": others, "budget": budget, "variants": variants}
+    chosen = [parts[name] for name in args.only.split(",")]
+    for part in chosen:
+        list(part(bench))
+    bench.sweep()
     lines = [
         "# Results on the demo model\n",
         "Written by `benches/results.py`. Protocol: 16 windows of 256 tokens of every calibration text, 24 of every evaluation "
         "text, mean over the six domains of the mean NLL in nats per token; the original has "
         f"{BASE:.4f}. The reference is an independent implementation in PyTorch (`tests/fixtures/demo-qwen3-moe`).\n",
     ]
-    for name in args.only.split(","):
-        lines.extend(parts[name](bench))
+    for part in chosen:
+        lines.extend(part(bench))
     args.out.write_text("\n".join(lines) + "\n")
 
 

@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const COMMANDS: [&str; 14] = [
-    "init", "schema", "run", "plan", "stats", "sweep", "inspect", "eval", "compare", "report", "generate",
-    "logits", "serve", "bench",
+const COMMANDS: [&str; 15] = [
+    "init", "doctor", "schema", "run", "plan", "stats", "sweep", "inspect", "eval", "compare", "report",
+    "generate", "logits", "serve", "bench",
 ];
 
 fn root() -> &'static Path {
@@ -267,6 +267,45 @@ fn a_recipe_is_planned_run_and_judged() {
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&shard, bytes).unwrap();
     assert!(fails(3, &["generate", &out, "--prompt", "a"]).contains("differs from its digest"));
+}
+
+#[test]
+fn a_doctor_looks_before_hours_are_spent() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out").display().to_string();
+    let check = |words: &[&str]| -> (Output, Value) {
+        let output = moepress(&[words, &["--json"]].concat());
+        let document = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        (output, document)
+    };
+    let states = |document: &Value| -> Vec<(String, String)> {
+        let checks = document["checks"].as_array().unwrap().iter();
+        let word = |value: &Value| value.as_str().unwrap().to_owned();
+        checks.map(|check| (word(&check["name"]), word(&check["state"]))).collect()
+    };
+    let (output, document) = check(&["doctor", "--out", &out]);
+    assert!(output.status.success() && document["rehearsal"].is_null(), "{document}");
+    let names: Vec<String> = states(&document).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["processor", "memory", "cuda", "wgpu", "disk"]);
+
+    let recipe = root().join("recipes/demo.yaml").display().to_string();
+    let (output, document) = check(&["doctor", &recipe, "--out", &out]);
+    assert!(output.status.success(), "{document}");
+    let rehearsal = &document["rehearsal"];
+    assert_eq!((&rehearsal["layers"], &rehearsal["of_layers"]), (&json!(1), &json!(6)));
+    let number = |key: &str| rehearsal[key].as_f64().unwrap();
+    assert!(number("seconds") > 0.0 && number("whole_seconds") > number("seconds"));
+    assert!(number("tokens") < number("of_tokens"));
+
+    // A recipe that cannot run is found out, with the exit code it would end with; the rest is told all the same.
+    let (output, document) = check(&["doctor", &recipe, "--out", &out, "--max-memory", "1MiB"]);
+    assert_eq!(output.status.code(), Some(4), "{document}");
+    let failed: Vec<_> = states(&document).into_iter().filter(|(_, state)| state == "failed").collect();
+    assert_eq!(failed[0].0, "recipe");
+    let (output, _) = check(&["doctor", &recipe, "--out", &dir.path().display().to_string()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something was left behind");
+    assert_eq!(fails(2, &["doctor", "nowhere.yaml"]).lines().count(), 1);
 }
 
 #[test]

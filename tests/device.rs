@@ -5,7 +5,9 @@
 #[expect(dead_code, reason = "shared with other tests")]
 mod common;
 
-use common::{demo, moepress};
+use common::{demo, json, moepress, root};
+use serde_json::Value;
+use std::fs;
 use std::process::Output;
 
 fn generate(more: &[&str]) -> Output {
@@ -50,7 +52,37 @@ fn auto_says_what_it_chose_and_the_text_is_the_same() {
 }
 
 #[test]
+fn evaluations_are_the_same_on_a_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let task = dir.path().join("open.jsonl");
+    let questions: String = fs::read_to_string(root().join("tests/fixtures/evaluation/open.jsonl"))
+        .unwrap()
+        .lines()
+        .take(3)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    fs::write(&task, questions).unwrap();
+    let (model, task) = (demo().display().to_string(), task.display().to_string());
+    let text = root().join("tests/fixtures/eval-text/code.txt").display().to_string();
+    let words = ["eval", &model, "--against", &model, "--text", &text, "--window", "64", "--windows", "6"];
+    let more = ["--task", &task, "--answer", "4"];
+    let on = |device: &str| json(&[&words[..], &more, &["--device", device]].concat());
+    let (cpu, auto) = (on("cpu"), on("auto"));
+    let overall = |report: &Value| report["evaluation"]["compact"]["overall"].clone();
+    let nll = |report: &Value| overall(report)["nll"].as_f64().unwrap();
+    assert!((nll(&cpu) - nll(&auto)).abs() < 1e-4, "{} and {}", nll(&cpu), nll(&auto));
+    assert!(overall(&auto)["divergence"]["max"].as_f64().unwrap() < 1e-4);
+    assert_eq!(cpu["results"], auto["results"]);
+    let notes = auto["notes"].to_string();
+    eprintln!("evaluated: {notes}");
+    assert!(!cpu["notes"].to_string().contains("evaluated on"));
+}
+
+#[test]
 fn what_only_the_cpu_does_is_refused() {
+    let output = moepress(&["eval", "x", "--text", "y", "--device", "auto", "--max-memory", "1GiB"]);
+    assert!(output.status.code() == Some(2) && stderr(&output).contains("--max-memory needs --device cpu"));
+
     for more in
         [["--memory-budget", "2MiB"], ["--record-experts", "/nowhere/uses.json"], ["--skip-below", "0.1"]]
     {

@@ -76,6 +76,7 @@ fn points_are_those_of_runs_and_none_is_run_twice() {
         "report-3.json",
         "report-4.json",
         "report-5.json",
+        "sweep.html",
         "sweep.json",
         "sweep.md",
         "sweep.svg",

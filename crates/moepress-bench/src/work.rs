@@ -16,20 +16,13 @@ pub(crate) fn work(spec: &ModelSpec) -> Work {
     let mut work = Work { bytes: 0.0, products: 0.0 };
     for tensor in spec.tensors() {
         let weights = spec.shape(tensor).map_or(0, |shape| shape.iter().product::<usize>()) as f64;
-        let share = match tensor {
-            Tensor::Layer(layer, part) => match (part.expert(), spec.moe(layer)) {
-                (Some(_), Some(moe)) => moe.routing.top_k as f64 / moe.experts.len().max(1) as f64,
-                _ => 1.0,
-            },
-            Tensor::Embedding if !spec.tied_embeddings => 0.0,
-            _ => 1.0,
-        };
-        work.bytes += share.min(1.0) * spec.stored_bytes(tensor) as f64;
+        let share = spec.met(tensor);
+        work.bytes += share * spec.stored_bytes(tensor) as f64;
         let multiplied = tensor.class() != Class::Norms
             && tensor.class() != Class::Embeddings
             && !matches!(tensor, Tensor::Layer(_, Part::Correction | Part::Sinks));
         if multiplied {
-            work.products += share.min(1.0) * weights;
+            work.products += share * weights;
         }
     }
     work

@@ -1,7 +1,8 @@
 //! The words of the command line.
 
 use crate::commands::{
-    bench, compare, eval, generate, init, inspect, logits, plan, report, run, schema, serve, stats, sweep,
+    bench, compare, doctor, eval, generate, init, inspect, logits, plan, report, run, schema, serve, stats,
+    sweep,
 };
 use crate::failure::{Failure, Reason};
 use clap::error::ErrorKind;
@@ -44,6 +45,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Init(init::Args),
+    Doctor(doctor::Args),
     Schema(schema::Args),
     Run(run::Args),
     Plan(plan::Args),

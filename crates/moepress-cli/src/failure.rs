@@ -33,7 +33,7 @@ pub enum Reason {
 }
 
 /// An early end.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub reason: Reason,
     /// What, where, and how to fix it; one line.

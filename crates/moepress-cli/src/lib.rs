@@ -51,6 +51,7 @@ pub fn main() -> ExitCode {
 fn run(args: Args, context: &Context) -> Result<Ending, Failure> {
     match args.command {
         args::Command::Init(args) => args.run(context),
+        args::Command::Doctor(args) => args.run(context),
         args::Command::Schema(args) => args.run(context),
         args::Command::Run(args) => args.run(context),
         args::Command::Plan(args) => args.run(context),
@@ -74,6 +75,10 @@ fn finish(result: Result<Ending, Failure>, json: bool, events: Option<&Events>) 
         Ok(Ending::GatesFailed(lines)) => {
             lines.iter().for_each(|line| output::error(&format!("quality gate failed: {line}")));
             failure::GATES_FAILED
+        }
+        Ok(Ending::ChecksFailed(failure)) => {
+            output::error(&failure.message);
+            failure.code()
         }
         Err(failure) => {
             output::error(&failure.message);

@@ -6,7 +6,7 @@ use crate::distance::Pairs;
 use crate::subject::Running;
 use moepress_calibrate::windows_per_chunk;
 use moepress_nn::{Tensor, select_rows, to_rows};
-use moepress_runtime::LogProbabilities;
+use moepress_runtime::{LogProbabilities, RuntimeError};
 use std::time::Instant;
 
 /// Logits of one model that a thread holds at a time, in elements: 16 MiB.
@@ -90,10 +90,10 @@ pub(crate) fn score(
     let vocab = model.vocab();
     for (part, rows) in chunk.scored().chunks((LOGITS / vocab).max(1)).enumerate() {
         let start = part * (LOGITS / vocab).max(1);
-        let logits = timed(&mut scores.seconds[0], || logits(model, &hidden, rows));
+        let logits = timed(&mut scores.seconds[0], || logits(model, &hidden, rows))?;
         let expected = match (&original, &of_original) {
             (Original::Running(original), Some(hidden)) => {
-                Some(timed(&mut scores.seconds[1], || self::logits(original, hidden, rows)))
+                Some(timed(&mut scores.seconds[1], || self::logits(original, hidden, rows))?)
             }
             _ => None,
         };
@@ -130,8 +130,12 @@ fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {
 }
 
 /// Logits of some rows of hidden states, row-major.
-fn logits(model: &Running<'_>, hidden: &Tensor<2>, rows: &[u32]) -> Vec<f32> {
-    to_rows(model.logits(select_rows(hidden, rows)))
+fn logits(model: &Running<'_>, hidden: &Tensor<2>, rows: &[u32]) -> Result<Vec<f32>, EvalError> {
+    let logits = to_rows(model.logits(select_rows(hidden, rows)));
+    match logits.len() == rows.len() * model.vocab() {
+        true => Ok(logits),
+        false => Err(RuntimeError::Device("the device failed".into()).into()),
+    }
 }
 
 /// Σ p (ln p − ln q); rounding cannot make it negative.

@@ -2,6 +2,7 @@
 
 use crate::GpuError;
 use crate::device::Gpu;
+use crate::guard::guarded;
 use crate::map::Packed;
 use crate::mixture::Experts;
 use moepress_checkpoint::Source;
@@ -27,7 +28,7 @@ struct Parts {
 impl Parts {
     fn load(source: &dyn Source, device: Device) -> Result<Self, GpuError> {
         let (spec, gpu) = (source.spec().clone(), Gpu::new(&device)?);
-        let needed = spec.total_bytes();
+        let needed = spec.unpacked().total_bytes();
         if let Some(there) = gpu.memory().filter(|&there| there < needed) {
             return Err(GpuError::Memory { device: gpu.name().to_owned(), there, needed });
         }
@@ -95,6 +96,23 @@ impl DeviceDecoder for Parts {
         spans: &[Span],
         caches: Option<Vec<&mut (dyn Any + Send)>>,
     ) -> Result<Vec<f32>, RuntimeError> {
+        guarded(|| self.pass(ids, spans, caches))
+    }
+
+    fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>, RuntimeError> {
+        let rows = hidden.len() / self.spec.hidden.max(1);
+        guarded(|| read(self.head.logits(from_rows(hidden.to_vec(), [rows, self.spec.hidden], &self.device))))
+    }
+}
+
+impl Parts {
+    /// Hidden states after the last layer, as [`DeviceDecoder::forward`] has them.
+    fn pass(
+        &self,
+        ids: &[u32],
+        spans: &[Span],
+        caches: Option<Vec<&mut (dyn Any + Send)>>,
+    ) -> Result<Vec<f32>, RuntimeError> {
         let attention = &self.spec.attention;
         let rotary = |span: &Span| {
             Rotary::part(attention, span.start..span.start + span.tokens, span.length, &self.device)
@@ -115,11 +133,6 @@ impl DeviceDecoder for Parts {
             x = block.finish(Tensor::cat(attended, 0), &mut Ignore);
         }
         read(x)
-    }
-
-    fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>, RuntimeError> {
-        let rows = hidden.len() / self.spec.hidden.max(1);
-        read(self.head.logits(from_rows(hidden.to_vec(), [rows, self.spec.hidden], &self.device)))
     }
 }
 

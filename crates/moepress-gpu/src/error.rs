@@ -84,3 +84,9 @@ impl GpuError {
         }
     }
 }
+
+impl From<GpuError> for RuntimeError {
+    fn from(error: GpuError) -> Self {
+        Self::Device(error.to_string())
+    }
+}

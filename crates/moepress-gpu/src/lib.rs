@@ -19,6 +19,8 @@ mod decoder;
 mod device;
 mod error;
 #[cfg(feature = "device")]
+mod guard;
+#[cfg(feature = "device")]
 mod kernels;
 #[cfg(feature = "device")]
 mod launch;

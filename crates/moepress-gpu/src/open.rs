@@ -14,7 +14,7 @@ pub fn load(source: &dyn Source, backend: Backend) -> Result<Model, GpuError> {
     let device = backend.device()?;
     #[cfg(feature = "device")]
     if backend != Backend::Cpu {
-        return crate::decoder::load(source, device);
+        return crate::guard::guarded(|| crate::decoder::load(source, device));
     }
     drop(device);
     Ok(Model::load(source)?)
@@ -28,7 +28,7 @@ pub fn load_blocks(source: &dyn Source, backend: Backend) -> Result<Blocks, GpuE
     let device = backend.device()?;
     #[cfg(feature = "device")]
     if backend != Backend::Cpu {
-        return crate::decoder::load_blocks(source, device);
+        return crate::guard::guarded(|| crate::decoder::load_blocks(source, device));
     }
     drop(device);
     Ok(Blocks::load(source)?)

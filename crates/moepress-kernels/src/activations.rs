@@ -1,7 +1,10 @@
 //! Inputs of products: f32 rows, and for the fast kernels the same as eight-bit integers.
 
+use crate::isa;
 use crate::rows::FEW;
-use moepress_quant::{Code, Dtype, Format, Grouped};
+use crate::team;
+use moepress_quant::{Code, Dtype, Format, Grouped, Stored};
+use rayon::prelude::*;
 use std::sync::OnceLock;
 
 /// Columns of a chunk, what the fast kernels take at a time: sixteen lanes of sixteen.
@@ -10,6 +13,9 @@ pub(crate) const CHUNK: usize = 256;
 pub(crate) const LANES: usize = 16;
 /// Columns whose activations share a scale.
 pub(crate) const BLOCK: usize = 128;
+
+/// Chunks from which on they are made on all threads.
+const MANY: usize = 256;
 
 /// How exact products are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,23 +30,60 @@ pub enum Precision {
 
 /// Rows of inputs `[n, cols]` that several matrices are multiplied with.
 pub struct Activations<'a> {
-    pub(crate) values: &'a [f32],
+    values: Values<'a>,
     pub(crate) n: usize,
     pub(crate) precision: Precision,
     quantized: [OnceLock<Quantized>; 3],
     halves: OnceLock<Vec<u16>>,
 }
 
+/// Where the rows are.
+enum Values<'a> {
+    /// All of these.
+    All(&'a [f32]),
+    /// Some of the rows of others, copied only where a product needs them side by side.
+    Some { of: &'a Activations<'a>, rows: &'a [usize], copied: OnceLock<Vec<f32>> },
+}
+
 impl<'a> Activations<'a> {
     /// `values` is `[n, cols]`; whether that is so is checked where cols are known, by the product.
     pub fn new(values: &'a [f32], n: usize, precision: Precision) -> Self {
+        Self::of(Values::All(values), n, precision)
+    }
+
+    /// Some rows of other inputs, in any order: they share what is made of those.
+    ///
+    /// # Panics
+    /// A row that the others do not have.
+    pub fn some(of: &'a Activations<'a>, rows: &'a [usize]) -> Self {
+        assert!(rows.iter().all(|&row| row < of.n), "rows {rows:?} of {}", of.n);
+        Self::of(Values::Some { of, rows, copied: OnceLock::new() }, rows.len(), of.precision)
+    }
+
+    fn of(values: Values<'a>, n: usize, precision: Precision) -> Self {
         let quantized = [const { OnceLock::new() }; 3];
         Self { values, n, precision, quantized, halves: OnceLock::new() }
     }
 
     /// The rows themselves.
-    pub fn values(&self) -> &'a [f32] {
-        self.values
+    pub fn values(&self) -> &[f32] {
+        match &self.values {
+            Values::All(values) => values,
+            Values::Some { of, rows, copied } => copied.get_or_init(|| {
+                let (values, cols) = (of.values(), of.elements() / of.n.max(1));
+                let mut copy = Vec::with_capacity(rows.len() * cols);
+                rows.iter().for_each(|&row| copy.extend_from_slice(&values[row * cols..(row + 1) * cols]));
+                copy
+            }),
+        }
+    }
+
+    /// How many numbers they are.
+    pub(crate) fn elements(&self) -> usize {
+        match &self.values {
+            Values::All(values) => values.len(),
+            Values::Some { of, rows, .. } => of.elements().checked_div(of.n).unwrap_or(0) * rows.len(),
+        }
     }
 
     /// Rows.
@@ -53,28 +96,61 @@ impl<'a> Activations<'a> {
         self.n == 0
     }
 
-    /// Makes what a product with weights in this format needs, unless it has been made.
-    pub(crate) fn prepare(&self, format: Format) {
+    /// Makes what products need of their inputs, so that no thread waits for another in the middle of a product.
+    pub(crate) fn prepare(products: &[(&Self, &Stored)]) {
+        let mut made: Vec<(&Self, Format)> = Vec::with_capacity(products.len());
+        for (x, w) in products {
+            let packed = matches!(w.format(), Format::Grouped(format) if Order::of(format).is_some());
+            let needed =
+                (if packed && x.precision == Precision::Fast { x.whole().0 } else { *x }, w.format());
+            // Products with the same inputs follow each other.
+            if made.last().is_none_or(|last| !std::ptr::eq(last.0, needed.0) || last.1 != needed.1) {
+                made.push(needed);
+            }
+        }
+        match team::stands_by() {
+            true => made.iter().for_each(|(x, format)| x.make(*format)),
+            false => made.par_iter().for_each(|(x, format)| x.make(*format)),
+        }
+    }
+
+    /// Makes what products with weights in this format need, unless it has been made.
+    fn make(&self, format: Format) {
         match (self.precision, format) {
-            (Precision::Fast, Format::Grouped(format)) => {
-                if let Some(order) = Order::of(format) {
-                    self.quantized(order);
+            (Precision::Fast, Format::Grouped(format)) if let Some(order) = Order::of(format) => {
+                let made = &self.quantized[order as usize];
+                if made.get().is_none() {
+                    // Not within the lock: a thread that waits for others takes up their work, which may need the lock.
+                    let _ = made.set(Quantized::new(self.values(), self.n, order));
                 }
             }
             (Precision::Fast, Format::Plain(Dtype::Bf16)) if self.n >= FEW => {
                 self.halves();
             }
-            _ => {}
+            _ => {
+                self.values();
+            }
         }
     }
 
-    pub(crate) fn quantized(&self, order: Order) -> &Quantized {
-        self.quantized[order as usize].get_or_init(|| Quantized::new(self.values, self.n, order))
+    /// The rows that integers are made of, and which of them these are where they are not all.
+    fn whole(&self) -> (&Self, Option<&[usize]>) {
+        match &self.values {
+            // Rows of rows are copied.
+            Values::Some { of, rows, .. } if matches!(of.values, Values::All(_)) => (of, Some(rows)),
+            _ => (self, None),
+        }
+    }
+
+    pub(crate) fn quantized(&self, order: Order) -> Integers<'_> {
+        let (of, rows) = self.whole();
+        let made = || Quantized::new(of.values(), of.n, order);
+        Integers { of: of.quantized[order as usize].get_or_init(made), rows, n: self.n }
     }
 
     /// The values rounded to bf16, ties to even; NaN stays NaN.
     pub(crate) fn halves(&self) -> &[u16] {
-        self.halves.get_or_init(|| self.values.iter().map(|&x| bf16(x)).collect())
+        self.halves.get_or_init(|| self.values().iter().map(|&x| bf16(x)).collect())
     }
 }
 
@@ -110,7 +186,7 @@ impl Order {
         }
     }
 
-    const fn place(self, phase: usize, byte: usize) -> usize {
+    pub(crate) const fn place(self, phase: usize, byte: usize) -> usize {
         match self {
             Self::Pairs => 4 * byte + phase,
             Self::Nibbles => 8 * (phase / 2) + 2 * byte + phase % 2,
@@ -134,43 +210,64 @@ pub(crate) struct Chunk {
 /// Activations as integers, chunk by chunk, each chunk for all rows.
 pub(crate) struct Quantized {
     chunks: Vec<Chunk>,
+    n: usize,
+}
+
+/// Some rows of activations as integers, or all.
+#[derive(Clone, Copy)]
+pub(crate) struct Integers<'a> {
+    of: &'a Quantized,
+    rows: Option<&'a [usize]>,
     pub(crate) n: usize,
+}
+
+impl<'a> Integers<'a> {
+    /// A chunk of one row.
+    #[inline(always)]
+    pub(crate) fn chunk(&self, chunk: usize, input: usize) -> &'a Chunk {
+        let row = match self.rows {
+            Some(rows) => rows[input],
+            None => input,
+        };
+        &self.of.chunks[chunk * self.of.n + row]
+    }
 }
 
 impl Quantized {
     fn new(values: &[f32], n: usize, order: Order) -> Self {
         let cols = values.len().checked_div(n).unwrap_or(0);
         let count = cols.div_ceil(CHUNK);
-        let places: [[usize; 4]; 4] = std::array::from_fn(|k| std::array::from_fn(|m| order.place(k, m)));
-        let mut chunks = Vec::with_capacity(count * n);
-        for chunk in 0..count {
-            let columns = chunk * CHUNK..cols.min((chunk + 1) * CHUNK);
-            chunks.extend((0..n).map(|row| Chunk::new(&values[row * cols..][columns.clone()], &places)));
-        }
+        let make = isa::chunks().unwrap_or(Chunk::new);
+        let chunk = |at: usize| {
+            let (chunk, row) = (at / n, at % n);
+            make(&values[row * cols..][chunk * CHUNK..cols.min((chunk + 1) * CHUNK)], order)
+        };
+        let chunks = match count * n < MANY || team::stands_by() {
+            true => (0..count * n).map(chunk).collect(),
+            false => (0..count * n).into_par_iter().map(chunk).collect(),
+        };
         Self { chunks, n }
-    }
-
-    /// A chunk of the rows `first..first + count`.
-    pub(crate) fn rows(&self, chunk: usize, first: usize, count: usize) -> &[Chunk] {
-        &self.chunks[chunk * self.n + first..][..count]
     }
 }
 
 impl Chunk {
+    pub(crate) const ZERO: Self = Self { codes: [[0; 64]; 4], sums: [0; LANES], scales: [0.0; LANES] };
+
     /// Of up to 256 values; the rest are zeros.
-    fn new(values: &[f32], places: &[[usize; 4]; 4]) -> Self {
-        let mut chunk = Self { codes: [[0; 64]; 4], sums: [0; LANES], scales: [0.0; LANES] };
+    pub(crate) fn new(values: &[f32], order: Order) -> Self {
+        let mut chunk = Self::ZERO;
         let mut codes = [0i8; CHUNK];
         for (block, (values, codes)) in values.chunks(BLOCK).zip(codes.chunks_mut(BLOCK)).enumerate() {
-            let (scale, inverse) = scale(values);
+            let largest = values.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
+            let (scale, inverse) = scale(largest);
             values.iter().zip(codes.iter_mut()).for_each(|(x, code)| *code = nearest(x * inverse));
             chunk.scales[block * 8..][..8].fill(scale);
         }
         for (lane, codes) in codes.as_chunks::<LANES>().0.iter().enumerate() {
             chunk.sums[lane] = codes.iter().map(|&code| i32::from(code)).sum();
-            for (phase, places) in chunk.codes.iter_mut().zip(places) {
-                for (byte, &place) in places.iter().enumerate() {
-                    phase[4 * lane + byte] = codes[place];
+            for (k, phase) in chunk.codes.iter_mut().enumerate() {
+                for byte in 0..4 {
+                    phase[4 * lane + byte] = codes[order.place(k, byte)];
                 }
             }
         }
@@ -178,10 +275,9 @@ impl Chunk {
     }
 }
 
-/// The step of eight-bit codes and what to multiply by to find them. Magnitudes below 1.5e-36 become zeros;
-/// values that are not finite make a step that is NaN.
-fn scale(values: &[f32]) -> (f32, f32) {
-    let largest = values.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
+/// The step of eight-bit codes and what to multiply by to find them, of values whose largest magnitude has these bits. Magnitudes
+/// below 1.5e-36 become zeros; values that are not finite make a step that is NaN.
+pub(crate) fn scale(largest: u32) -> (f32, f32) {
     let step = f32::from_bits(largest) / 127.0;
     match largest {
         0x7f80_0000.. => (f32::NAN, 0.0),
@@ -190,11 +286,13 @@ fn scale(values: &[f32]) -> (f32, f32) {
     }
 }
 
-/// The integer nearest to a number in −127.5..127.5, ties to even.
+/// 1.5 · 2²³: from 2²³ on f32 numbers are the integers, so its addition rounds, ties to even, and the low bits are the integer:
+/// unlike a call to round, vectorised everywhere.
+pub(crate) const ROUND: f32 = 12_582_912.0;
+
+/// The integer nearest to a number in −127.5..127.5.
 fn nearest(x: f32) -> i8 {
-    // From 1.5 · 2^23 on f32 numbers are the integers, so the addition rounds and the low bits are the integer:
-    // unlike a call to round, vectorised everywhere.
-    (x + 12_582_912.0).to_bits() as u8 as i8
+    (x + ROUND).to_bits() as u8 as i8
 }
 
 #[cfg(test)]
@@ -206,7 +304,7 @@ mod tests {
         let values: Vec<f32> = (0..300).map(|i| (i % 127) as f32).collect();
         for order in [Order::Pairs, Order::Nibbles, Order::Straight] {
             let x = Quantized::new(&values, 1, order);
-            for (at, chunk) in [(0, &x.rows(0, 0, 1)[0]), (256, &x.rows(1, 0, 1)[0])] {
+            for (at, chunk) in [(0, &x.chunks[0]), (256, &x.chunks[1])] {
                 for lane in 0..LANES {
                     let mut found = [0.0; 16];
                     for (phase, byte) in (0..4).flat_map(|k| (0..4).map(move |m| (k, m))) {
@@ -225,10 +323,11 @@ mod tests {
     #[test]
     fn steps_and_extremes() {
         assert_eq!([-127.4, -0.5, 0.5, 1.5, 127.0].map(nearest), [-127, 0, 0, 2, 127]);
-        assert!(scale(&[1.0, f32::NAN]).0.is_nan() && scale(&[f32::NEG_INFINITY]).0.is_nan());
-        assert_eq!((scale(&[]), scale(&[1e-37])), ((0.0, 0.0), (0.0, 0.0)));
-        assert_eq!(scale(&[-254.0, 3.0]), (2.0, 0.5));
-        assert_eq!(scale(&[f32::MAX]).1, 127.0 / f32::MAX);
+        let scale = |largest: f32| scale(largest.to_bits());
+        assert!(scale(f32::NAN).0.is_nan() && scale(f32::INFINITY).0.is_nan());
+        assert_eq!((scale(0.0), scale(1e-37)), ((0.0, 0.0), (0.0, 0.0)));
+        assert_eq!(scale(254.0), (2.0, 0.5));
+        assert_eq!(scale(f32::MAX).1, 127.0 / f32::MAX);
         let ties = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0];
         assert_eq!(ties.map(bf16), [0x3f80, 0x3f82]);
         assert_eq!([1.0, -3.0, f32::INFINITY].map(bf16), [0x3f80, 0xc040, 0x7f80]);

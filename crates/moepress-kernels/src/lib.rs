@@ -7,6 +7,7 @@
 //! | `rows::unpacked` | any | [`Precision::Exact`] | f32, 64 rows unpacked at a time |
 //! | `dot` | plain | fewer than sixteen | f32, straight from the stored numbers |
 //! | `isa::{portable, avx2, avx512}` | packed | [`Precision::Fast`] | dot products of codes and eight-bit activations |
+//! | `isa::panel` | packed | sixteen or more, [`Precision::Fast`], AVX-512 | the same, weights unpacked once for all inputs |
 //! | `isa::bf16` | bf16 | sixteen or more, [`Precision::Fast`] | pairs of bf16 products |
 //!
 //! The instruction set is chosen at run time. [`matmuls`] spreads several products over the threads of rayon.
@@ -17,16 +18,17 @@
 //!   and Stability of Numerical Algorithms, §3.1), twice over; rounding errors of random sign grow as √c. The second
 //!   term covers underflow.
 //! - Eight-bit activations: with the step σⱼ, 1/127 of the largest magnitude in the block of 128 columns that j
-//!   belongs to, |y − ref| ≤ ½ Σⱼ σⱼ |wⱼ| + (c / 256 + 16) · ε · Σⱼ mⱼ (|xⱼ| + σⱼ) + c · 2⁻¹¹⁸ · max |w|. mⱼ is |wⱼ|,
-//!   and with offsets scale · code + |offset|. The dot products of codes are exact; the first term is the rounding of
-//!   activations, at most half a step each; the last covers blocks that are zeros to eight bits and f32.
+//!   belongs to, |y − ref| ≤ ½ Σⱼ σⱼ |wⱼ| + (c / s + 16) · ε · Σⱼ mⱼ (|xⱼ| + σⱼ) + c · 2⁻¹¹⁸ · max |w|. mⱼ is |wⱼ|,
+//!   and with offsets scale · code + |offset|; s is 256, and in panels the columns that share their scales, at most 128.
+//!   The dot products of codes are exact; the first term is the rounding of activations, at most half a step each; the
+//!   last covers blocks that are zeros to eight bits and f32.
 //! - bf16 activations: |y − ref| ≤ (2⁻⁸ + c · ε) · Σⱼ |xⱼ| |wⱼ| + 2⁻¹²⁵ · Σⱼ (|xⱼ| + |wⱼ| + 1); subnormal numbers count as
 //!   zeros.
 //!
-//! **Determinism.** A result depends on the inputs alone on one kind of processor, never on threads. With eight-bit
-//! activations, and with plain weights and fewer than sixteen inputs, it does not depend on the other rows of a batch
-//! either; elsewhere the order of summation may differ between a row computed alone and in a larger batch, and between
-//! processors with different vector units.
+//! **Determinism.** A result depends on the inputs alone on one kind of processor, never on threads. With fewer than sixteen
+//! inputs, and plain weights or eight-bit activations, it does not depend on the other rows of a batch either; elsewhere
+//! the order of summation may differ between a row computed alone and in a larger batch, and between processors with
+//! different vector units.
 
 mod activations;
 mod dot;
@@ -38,6 +40,8 @@ mod isa;
 #[allow(clippy::needless_range_loop)] // as in isa
 mod limits;
 mod matmul;
+#[allow(unsafe_code)] // columns of one slice for several threads
+mod part;
 #[allow(unsafe_code)] // gemm has no safe entry
 mod product;
 mod reference;
@@ -84,9 +88,9 @@ pub enum MatmulError {
 fn shape(x: &Activations<'_>, w: &Stored) -> Result<(usize, usize), MatmulError> {
     let (rows, cols) = w.matrix_shape();
     // A product that overflows is no slice's length.
-    if x.n.checked_mul(cols) == Some(x.values.len()) {
+    if x.n.checked_mul(cols) == Some(x.elements()) {
         Ok((rows, cols))
     } else {
-        Err(MatmulError::Input { n: x.n, cols, found: x.values.len() })
+        Err(MatmulError::Input { n: x.n, cols, found: x.elements() })
     }
 }

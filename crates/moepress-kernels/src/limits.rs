@@ -10,6 +10,7 @@ const READ: usize = 256 << 20;
 /// Times a limit is measured; the best counts, for nothing makes a machine faster than it is.
 const ROUNDS: usize = 5;
 /// Steps of a loop of arithmetic.
+#[cfg(target_arch = "x86_64")]
 const STEPS: usize = 1 << 20;
 
 /// Limits of some threads together.

@@ -1,6 +1,8 @@
 //! Products of whole matrices, several at a time, over all threads.
 
 use crate::activations::Activations;
+use crate::isa::Room;
+use crate::part::Part;
 use crate::rows::{TILE, rows};
 use crate::{MatmulError, shape, team};
 use moepress_quant::Stored;
@@ -13,6 +15,9 @@ const SMALL: usize = 1 << 17;
 const TINY: usize = 1 << 14;
 /// Runs of tiles per thread: enough to even out, few enough to hand out.
 const RUNS: usize = 4;
+
+/// Some columns of one of the results, those of rows from that number on.
+type Piece<'a> = (&'a Activations<'a>, &'a Stored, usize, Part<'a>);
 
 /// y = x · Wᵀ, `[n, rows]`, with x `[n, cols]` and W in any format.
 ///
@@ -41,53 +46,28 @@ pub fn matmuls(products: &[(&Activations<'_>, &Stored)]) -> Result<Vec<Vec<f32>>
         products.iter().zip(&mut results).filter(|((_, w), y)| !y.is_empty() && w.matrix_shape().1 > 0);
     let mut pieces: Vec<_> = pieces
         .flat_map(|((x, w), y)| {
-            let pieces = y.chunks_mut(TILE * x.n).enumerate();
-            pieces.map(move |(piece, y)| (*x, *w, piece * TILE, y))
+            let parts = Part::split(y, w.matrix_shape().0, TILE).enumerate();
+            parts.map(move |(piece, part)| (*x, *w, piece * TILE, part))
         })
         .collect();
-    let compute = |run: &mut [(&Activations<'_>, &Stored, usize, &mut [f32])]| {
-        for (x, w, first, y) in run {
-            rows(x, w, *first..*first + y.len() / x.n, y);
-        }
-    };
-    let ordered = |((x, w), y): (&(&Activations<'_>, &Stored), &mut Vec<f32>)| {
-        if x.n > 1 {
-            *y = transposed(y, w.matrix_shape().0, x.n);
-        }
-    };
+    let compute = |room: &mut Room, (x, w, first, part): &mut Piece<'_>| rows(x, w, *first, part, room);
     if team::stands_by() && work >= TINY {
-        products.iter().for_each(|(x, w)| x.prepare(w.format()));
+        Activations::prepare(products);
         let count = (RUNS * rayon::current_num_threads()).min(pieces.len());
         let run = pieces.len().div_ceil(count.max(1));
         let runs: Vec<_> = pieces.chunks_mut(run.max(1)).map(Mutex::new).collect();
         // Nobody else has the lock of a run; a thread that panicked has spoilt the whole product anyway.
-        team::each(runs.len(), |i| compute(&mut runs[i].lock().unwrap_or_else(PoisonError::into_inner)));
-        products.iter().zip(&mut results).for_each(ordered);
+        team::each(runs.len(), |i| {
+            let mut run = runs[i].lock().unwrap_or_else(PoisonError::into_inner);
+            let room = &mut Room::default();
+            run.iter_mut().for_each(|piece| compute(room, piece));
+        });
     } else if work < SMALL || rayon::current_num_threads() == 1 {
-        compute(&mut pieces);
-        products.iter().zip(&mut results).for_each(ordered);
+        let room = &mut Room::default();
+        pieces.iter_mut().for_each(|piece| compute(room, piece));
     } else {
-        // By one thread each, so that none waits for another in the middle of a product.
-        products.par_iter().for_each(|(x, w)| x.prepare(w.format()));
-        let run = pieces.len().div_ceil(RUNS * rayon::current_num_threads());
-        pieces.par_chunks_mut(run).for_each(compute);
-        products.par_iter().zip(&mut results).for_each(ordered);
+        Activations::prepare(products);
+        pieces.par_iter_mut().for_each_init(Room::default, compute);
     }
     Ok(results)
-}
-
-/// `[rows, cols]` → `[cols, rows]`, in squares that the first-level cache holds.
-fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    const SIDE: usize = 16;
-    let mut out = vec![0.0; values.len()];
-    for row in (0..rows).step_by(SIDE) {
-        for col in (0..cols).step_by(SIDE) {
-            for c in col..cols.min(col + SIDE) {
-                for r in row..rows.min(row + SIDE) {
-                    out[c * rows + r] = values[r * cols + c];
-                }
-            }
-        }
-    }
-    out
 }

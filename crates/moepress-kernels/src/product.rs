@@ -1,5 +1,7 @@
 //! Products of plain f32 matrices: the only file that calls gemm.
 
+use crate::part::Part;
+
 /// How the second factor of a [`product`] lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -21,6 +23,33 @@ pub fn product(a: &[f32], b: &[f32], side: Side, [m, n, k]: [usize; 3], c: &mut 
     if k == 0 {
         c.fill(0.0);
     }
+    // SAFETY: the factors are as long as that, and so is c, whose rows are n numbers each.
+    unsafe { multiply(a, b, side, [m, n, k], c.as_mut_ptr(), [n, 1]) }
+}
+
+/// w · xᵀ into the columns of a result, on the calling thread: w is `[part.rows(), k]`, x `[part.inputs(), k]`, k > 0.
+///
+/// # Panics
+/// Slices that do not hold as many numbers.
+pub(crate) fn product_into(w: &[f32], x: &[f32], k: usize, part: &mut Part<'_>) {
+    let (m, n, stride) = (part.rows(), part.inputs(), part.stride());
+    let fits = m.checked_mul(k) == Some(w.len()) && n.checked_mul(k) == Some(x.len());
+    assert!(fits && k > 0, "no product of {} and {} numbers with {:?}", w.len(), x.len(), [m, n, k]);
+    // SAFETY: the factors are as long as that; a part has as many rows and inputs as it says, that far apart.
+    unsafe { multiply(w, x, Side::Rows, [m, n, k], part.as_mut_ptr(), [1, stride]) }
+}
+
+/// # Safety
+/// a holds m · k numbers and b n · k; c is valid for writes at i · apart\[0\] + j · apart\[1\], i < m, j < n, and overlaps
+/// neither.
+unsafe fn multiply(
+    a: &[f32],
+    b: &[f32],
+    side: Side,
+    [m, n, k]: [usize; 3],
+    c: *mut f32,
+    [along_m, across]: [usize; 2],
+) {
     if m == 0 || n == 0 || k == 0 {
         return;
     }
@@ -29,17 +58,16 @@ pub fn product(a: &[f32], b: &[f32], side: Side, [m, n, k]: [usize; 3], c: &mut 
         Side::Rows => (k, 1),
         Side::Columns => (1, n),
     };
-    // SAFETY: the strides address a[i * k + l], c[i * n + j] and b[j * along_n + l * along_k] for i < m, j < n and
-    // l < k, all inside their slices by the check above; c is borrowed mutably and so overlaps neither factor; no
-    // slice is longer than isize::MAX, so no stride is.
+    // SAFETY: the strides address a[i * k + l] and b[j * along_n + l * along_k] for i < m, j < n and l < k, all inside
+    // their slices, and c as the caller promises; no slice is longer than isize::MAX, so no stride is.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            c.as_mut_ptr(),
-            1,
-            n as isize,
+            c,
+            across as isize,
+            along_m as isize,
             false,
             a.as_ptr(),
             1,

@@ -17,7 +17,7 @@ pub fn matmul_reference(x: &Activations<'_>, w: &Stored) -> Result<Vec<f64>, Mat
     for row in 0..rows {
         w.row_to_f32(row, &mut weights);
         for i in 0..n {
-            let x = &x.values[i * cols..(i + 1) * cols];
+            let x = &x.values()[i * cols..(i + 1) * cols];
             y[i * rows + row] = x.iter().zip(&weights).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
         }
     }

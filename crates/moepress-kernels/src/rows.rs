@@ -1,12 +1,12 @@
 //! Some rows of a product, on the calling thread, by whichever kernel is made for the format and the precision.
 
-use crate::activations::{Activations, Order, Precision, Quantized};
+use crate::activations::{Activations, Integers, Order, Precision};
 use crate::dot::dots;
-use crate::isa;
-use crate::product::{Side, product};
+use crate::isa::{self, Room};
+use crate::part::Part;
+use crate::product::product_into;
 use moepress_quant::codec::Codes;
 use moepress_quant::{Dtype, Packed, Plain, Stored};
-use std::ops::Range;
 
 /// Rows unpacked at once: with 4096 columns 1 MiB, which the second-level cache holds.
 pub(crate) const TILE: usize = 64;
@@ -14,8 +14,8 @@ pub(crate) const TILE: usize = 64;
 /// Inputs from which on tiles of plain weights beat one input after the other.
 pub(crate) const FEW: usize = 16;
 
-/// W · xᵀ for these rows of W, `[rows.len(), n]`: the product transposed. x is `[n, cols]`, `cols` > 0.
-pub(crate) fn rows(x: &Activations<'_>, w: &Stored, rows: Range<usize>, out: &mut [f32]) {
+/// x · Wᵀ for the rows of W from `first` on, as many as there are columns in `out`. x is `[n, cols]`, `cols` > 0.
+pub(crate) fn rows(x: &Activations<'_>, w: &Stored, first: usize, out: &mut Part<'_>, room: &mut Room) {
     let order = match w {
         Stored::Packed(packed) if x.precision == Precision::Fast => Order::of(packed.format),
         _ => None,
@@ -24,56 +24,62 @@ pub(crate) fn rows(x: &Activations<'_>, w: &Stored, rows: Range<usize>, out: &mu
         Stored::Packed(packed) if let Some(order) = order => {
             let x = x.quantized(order);
             match packed.codes {
-                Codes::Fields(_) => isa::kernel()(x, packed, rows, out),
-                Codes::Trits(_) | Codes::Planes(_) | Codes::Entropy(_) => repacked(x, packed, rows, out),
+                Codes::Fields(_) => fields(x, packed, first, out, room),
+                Codes::Trits(_) | Codes::Planes(_) | Codes::Entropy(_) => {
+                    repacked(x, packed, first, out, room);
+                }
             }
         }
-        Stored::Plain(w) if x.n < FEW => few(x, w, rows, out),
+        Stored::Plain(w) if x.n < FEW => few(x, w, first, out),
         Stored::Plain(Plain { dtype: Dtype::Bf16, bytes, .. }) if x.precision == Precision::Fast => {
             let (_, cols) = w.matrix_shape();
             match isa::halves() {
                 Some(kernel) => {
-                    kernel(x.halves(), &bytes[rows.start * 2 * cols..rows.end * 2 * cols], cols, out)
+                    kernel(x.halves(), &bytes[first * 2 * cols..(first + out.rows()) * 2 * cols], cols, out)
                 }
-                None => unpacked(x, w, rows, out),
+                None => unpacked(x, w, first, out),
             }
         }
-        _ => unpacked(x, w, rows, out),
+        _ => unpacked(x, w, first, out),
+    }
+}
+
+/// For codes in fields.
+fn fields(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>, room: &mut Room) {
+    match isa::panels().filter(|_| x.n >= FEW) {
+        Some(kernel) => kernel(x, w, first, out, room),
+        None => isa::kernel()(x, w, first, out),
     }
 }
 
 /// For plain weights: every input by itself, so that none depends on the others.
-fn few(x: &Activations<'_>, w: &Plain, rows: Range<usize>, out: &mut [f32]) {
-    if x.n == 1 {
-        return dots(x.values, w, rows.start, out);
-    }
-    let cols = x.values.len() / x.n;
-    let mut y = vec![0.0; TILE.min(rows.len())];
-    for (first, out) in rows.clone().step_by(TILE).zip(out.chunks_mut(TILE * x.n)) {
-        let y = &mut y[..TILE.min(rows.end - first)];
-        for (i, x_row) in x.values.chunks_exact(cols).enumerate() {
-            dots(x_row, w, first, y);
-            out.chunks_exact_mut(x.n).zip(&*y).for_each(|(out, y)| out[i] = *y);
-        }
+fn few(x: &Activations<'_>, w: &Plain, first: usize, out: &mut Part<'_>) {
+    let values = x.values();
+    for (i, x) in values.chunks_exact(values.len() / x.n).enumerate() {
+        dots(x, w, first, out.of_input(i));
     }
 }
 
 /// For every format: a few rows as f32, multiplied and forgotten.
-fn unpacked(x: &Activations<'_>, w: &Stored, rows: Range<usize>, out: &mut [f32]) {
+fn unpacked(x: &Activations<'_>, w: &Stored, first: usize, out: &mut Part<'_>) {
     let (_, cols) = w.matrix_shape();
-    let mut tile = vec![0.0; TILE.min(rows.len()) * cols];
-    for (first, out) in rows.clone().step_by(TILE).zip(out.chunks_mut(TILE * x.n)) {
-        let tile = &mut tile[..TILE.min(rows.end - first) * cols];
-        w.rows_to_f32(first, tile);
-        product(tile, x.values, Side::Rows, [tile.len() / cols, x.n, cols], out);
+    let rows = out.rows();
+    let mut tile = vec![0.0; TILE.min(rows) * cols];
+    for at in (0..rows).step_by(TILE) {
+        let count = TILE.min(rows - at);
+        let tile = &mut tile[..count * cols];
+        w.rows_to_f32(first + at, tile);
+        product_into(tile, x.values(), cols, &mut out.some(at, count));
     }
 }
 
 /// For every codec: the codes of a few rows in fields, multiplied and forgotten.
-fn repacked(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
+fn repacked(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>, room: &mut Room) {
     let groups = w.format.row_groups(w.cols);
-    for (first, out) in rows.clone().step_by(TILE).zip(out.chunks_mut(TILE * x.n)) {
-        let count = TILE.min(rows.end - first);
+    let rows = out.rows();
+    for at in (0..rows).step_by(TILE) {
+        let count = TILE.min(rows - at);
+        let first = first + at;
         let part =
             |numbers: &[u16]| numbers.get(first * groups..(first + count) * groups).unwrap_or(&[]).to_vec();
         let mut codes = vec![0; count * w.cols];
@@ -86,6 +92,6 @@ fn repacked(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
             scales: part(&w.scales),
             offsets: part(&w.offsets),
         };
-        isa::kernel()(x, &tile, 0..count, out);
+        fields(x, &tile, 0, &mut out.some(at, count), room);
     }
 }

@@ -1,7 +1,10 @@
 //! Every kernel against the reference, under the bounds of the crate's documentation.
 
 use crate::activations::Order;
-use crate::{Activations, MatmulError, Precision, isa, matmul, matmul_reference, matmuls};
+use crate::isa::{self, Room};
+use crate::part::Part;
+use crate::rows::FEW;
+use crate::{Activations, MatmulError, Precision, matmul, matmul_reference, matmuls};
 use moepress_quant::codec::Packing;
 use moepress_quant::formats::encode_nearest;
 use moepress_quant::{Dtype, Format, Plain, Stored};
@@ -95,7 +98,7 @@ impl Case {
         self.sums(|x, w, _| relative * (x * w).abs() + underflow * (x.abs() + w.abs() + 1.0))
     }
 
-    fn int8_bound(&self) -> Vec<f64> {
+    fn int8_bound(&self, together: usize) -> Vec<f64> {
         let Stored::Packed(packed) = &self.w else { panic!("plain weights have no codes") };
         let step = |input: usize, j: usize| {
             let row = &self.x[input * self.cols..(input + 1) * self.cols];
@@ -103,7 +106,7 @@ impl Case {
             block.iter().fold(0f64, |most, x| most.max(f64::from(x.abs()))) / 127.0
         };
         let steps: Vec<f64> = (0..self.n * self.cols).map(|i| step(i / self.cols, i % self.cols)).collect();
-        let rounding = (self.cols as f64 / 256.0 + 16.0) * f64::from(f32::EPSILON);
+        let rounding = (self.cols as f64 / together as f64 + 16.0) * f64::from(f32::EPSILON);
         let groups = packed.format.row_groups(self.cols);
         let offset = |row: usize, j: usize| {
             let at = row * groups + j / packed.format.group;
@@ -144,24 +147,40 @@ impl Case {
         let Stored::Packed(packed) = &self.w else { panic!("plain weights have no codes") };
         let x = self.inputs(Precision::Fast);
         let order = Order::of(packed.format);
-        let bound = if order.is_some() { self.int8_bound() } else { self.exact_bound() };
+        let together = if self.n < FEW { 256 } else { packed.format.group.min(128) };
+        let bound = if order.is_some() { self.int8_bound(256) } else { self.exact_bound() };
         if let Some(order) = order
             && !self.x.is_empty()
             && self.rows > 0
         {
             for (name, kernel) in isa::kernels() {
-                let mut y = vec![f32::NAN; self.n * self.rows];
-                kernel(x.quantized(order), packed, 0..self.rows, &mut y);
-                let y: Vec<f32> = (0..y.len()).map(|i| y[i % self.rows * self.n + i / self.rows]).collect();
+                let y = self.by(|out| kernel(x.quantized(order), packed, 0, out));
                 self.hold(&y, &bound, name);
+            }
+            if let Some(kernel) = isa::panels() {
+                let y = self.by(|out| kernel(x.quantized(order), packed, 0, out, &mut Room::default()));
+                self.hold(&y, &self.int8_bound(packed.format.group.min(128)), "panels");
             }
         }
         let y = matmul(&x, &self.w).unwrap();
+        let bound = if order.is_some() { self.int8_bound(together) } else { bound };
         self.hold(&y, &bound, "chosen");
         for (i, y) in y.chunks(self.rows.max(1)).enumerate().filter(|_| order.is_some()) {
             let alone = Activations::new(&self.x[i * self.cols..(i + 1) * self.cols], 1, Precision::Fast);
-            assert_eq!(matmul(&alone, &self.w).unwrap(), y, "alone and in a batch");
+            if self.n < FEW {
+                assert_eq!(matmul(&alone, &self.w).unwrap(), y, "alone and in a batch");
+            }
+            let row = [i];
+            let picked = Activations::some(&x, &row);
+            assert_eq!(matmul(&picked, &self.w), matmul(&alone, &self.w), "one of many rows");
         }
+    }
+
+    /// What a kernel makes of all rows.
+    fn by(&self, kernel: impl Fn(&mut Part<'_>)) -> Vec<f32> {
+        let mut y = vec![f32::NAN; self.n * self.rows];
+        Part::split(&mut y, self.rows, self.rows).for_each(|mut part| kernel(&mut part));
+        y
     }
 }
 
@@ -179,7 +198,7 @@ proptest! {
 
     #[test]
     fn eight_bit_products_stay_within_their_bound(
-        n in 0usize..40, rows in 0usize..20, cols in 0usize..700, seed: u32, exponent in -140i32..100,
+        n in 0usize..40, rows in 0usize..80, cols in 0usize..700, seed: u32, exponent in -140i32..100,
     ) {
         for format in PACKED {
             Case::new(format, n, rows, cols, seed, 2f32.powi(exponent)).check_fast();
@@ -209,8 +228,8 @@ fn edge_and_large_shapes() {
         }
     }
     for format in PACKED {
-        for n in [1, 33] {
-            let case = Case::new(format, n, 70, 2050, 2, 1.0);
+        for (n, cols) in [(1, 2050), (33, 2050), (17, 4400)] {
+            let case = Case::new(format, n, 70, cols, 2, 1.0);
             case.check_exact();
             case.check_fast();
         }
@@ -226,7 +245,9 @@ fn every_codec_computes_the_same() {
         let best = Stored::Packed(fields.clone().repacked(Packing::Best));
         let fields = Stored::Packed(fields);
         assert!(best.stored_bytes() < fields.stored_bytes(), "{format}");
-        for (n, precision) in [(1, Precision::Fast), (5, Precision::Fast), (3, Precision::Exact)] {
+        for (n, precision) in
+            [(1, Precision::Fast), (5, Precision::Fast), (20, Precision::Fast), (3, Precision::Exact)]
+        {
             let x = noise(5, n * 300);
             let product = |w: &Stored| matmul(&Activations::new(&x, n, precision), w).unwrap();
             assert_eq!(product(&best), product(&fields), "{format}, {n}");

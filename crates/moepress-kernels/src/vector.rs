@@ -38,6 +38,7 @@ macro_rules! by_processor {
 pub(crate) use by_processor;
 
 /// The widest vectors of a processor.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Width {
     Baseline,
@@ -107,23 +108,33 @@ by_processor! {
 
     /// Scores to their softmax. A sink is one more score whose share is dropped.
     pub fn softmax(scores: &mut [f32], sink: Option<f32>) {
+        // What is left of a block is padded with scores whose share is nothing.
+        let (blocks, rest) = scores.as_chunks_mut::<LANES>();
+        let mut last = [f32::NEG_INFINITY; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        let mut most = last;
+        for block in blocks.iter() {
+            for lane in 0..LANES {
+                // Not `max`, which is slower; a NaN that is lost here turns up in the sum.
+                most[lane] = if block[lane] > most[lane] { block[lane] } else { most[lane] };
+            }
+        }
         let mut largest = sink.unwrap_or(f32::NEG_INFINITY);
-        for score in scores.iter() {
-            // Not `max`, which would hide NaN.
-            largest = if *score <= largest { largest } else { *score };
+        for lane in 0..LANES {
+            largest = if most[lane] > largest { most[lane] } else { largest };
         }
         let mut sums = [0.0f32; LANES];
-        let (blocks, rest) = scores.as_chunks_mut::<LANES>();
-        for block in blocks {
+        for block in blocks.iter_mut() {
             for lane in 0..LANES {
                 block[lane] = exp(block[lane] - largest);
                 sums[lane] += block[lane];
             }
         }
-        for (lane, score) in rest.iter_mut().enumerate() {
-            *score = exp(*score - largest);
-            sums[lane] += *score;
+        for lane in 0..LANES {
+            last[lane] = exp(last[lane] - largest);
+            sums[lane] += last[lane];
         }
+        rest.copy_from_slice(&last[..rest.len()]);
         let inverse = 1.0 / (fold(sums) + sink.map_or(0.0, |sink| exp(sink - largest)));
         for score in scores.iter_mut() {
             *score *= inverse;

@@ -301,6 +301,24 @@ impl ModelSpec {
         }
     }
 
+    /// How much of a tensor's weights a token meets, on average over experts that are chosen equally often: of embeddings
+    /// nothing to speak of, unless they are the head too.
+    pub fn met(&self, tensor: Tensor) -> f64 {
+        match tensor {
+            Tensor::Layer(layer, part) => match (part.expert(), self.moe(layer)) {
+                (Some(_), Some(moe)) => (moe.routing.top_k as f64 / moe.experts.len().max(1) as f64).min(1.0),
+                _ => 1.0,
+            },
+            Tensor::Embedding if !self.tied_embeddings => 0.0,
+            _ => 1.0,
+        }
+    }
+
+    /// The same with all codes in bit fields.
+    pub fn unpacked(&self) -> Self {
+        Self { packed: BTreeMap::new(), ..self.clone() }
+    }
+
     /// Per class the weights and the bytes, in the formats of this description.
     pub fn bytes_by_class(&self) -> BTreeMap<Class, (u64, u64)> {
         self.sizes_by_class(|tensor| self.stored_bytes(tensor))

@@ -43,6 +43,14 @@ pub enum PipelineError {
     /// The result cannot be evaluated.
     #[error(transparent)]
     Eval(#[from] EvalError),
+    /// A model cannot be put onto a device.
+    #[error("{message}")]
+    Device {
+        /// Why not.
+        message: String,
+        /// What that means to whoever started the run.
+        kind: ErrorKind,
+    },
     /// More memory is needed than there is.
     #[error(
         "not enough memory: about {needed} bytes are needed, {available} are available (shorter or fewer windows, or fewer threads, need less)"
@@ -86,6 +94,7 @@ impl PipelineError {
             Self::Runtime(e) => e.kind(),
             Self::Eval(e) => return e.kind(),
             Self::Calibrate(e) => return e.kind(),
+            Self::Device { kind, .. } => *kind,
             Self::Cancelled => return None,
             Self::Statistics(_) | Self::Apply(_) => ErrorKind::BadInput,
             Self::Memory { .. } | Self::Limit { .. } => ErrorKind::NoSpace,

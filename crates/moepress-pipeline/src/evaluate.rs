@@ -80,6 +80,21 @@ pub enum Against<'a> {
     Keep(&'a mut BaseWriter),
 }
 
+/// Puts models onto a device, whose memory takes all of their weights.
+pub trait Loader {
+    /// Loads a model to be evaluated.
+    ///
+    /// # Errors
+    /// [`PipelineError::Device`], or the model cannot be read.
+    fn blocks(&self, model: &Checkpoint) -> Result<Blocks, PipelineError>;
+
+    /// Loads a model to be run.
+    ///
+    /// # Errors
+    /// As [`Self::blocks`].
+    fn model(&self, model: &Checkpoint) -> Result<Model, PipelineError>;
+}
+
 /// A model to evaluate on texts, alone or beside another.
 pub struct Evaluate<'a> {
     /// All input and output.
@@ -88,6 +103,8 @@ pub struct Evaluate<'a> {
     pub model: &'a Checkpoint,
     /// What it is compared with.
     pub against: Against<'a>,
+    /// On what device; none for the CPU.
+    pub device: Option<&'a dyn Loader>,
     /// On what.
     pub texts: &'a [Text],
     /// Questions to ask, where there are any.
@@ -132,6 +149,19 @@ impl Evaluate<'_> {
             window: lengths().max().unwrap_or(0).max(asked.window),
         };
         let (limit, quiz) = (allowed(self.memory), self.quiz);
+        if let Some(device) = self.device {
+            let loaded = models.iter().map(|model| device.blocks(model)).collect::<Result<Vec<_>, _>>()?;
+            let subjects: Vec<Subject<'_>> = loaded.iter().map(Subject::Loaded).collect();
+            let (evaluation, mut answers) = self.judge(&subjects, progress)?;
+            drop(loaded);
+            let load = |model: &Checkpoint| device.model(model);
+            quiz.iter().try_for_each(|quiz| quiz.write(&models, &load, &mut answers, progress))?;
+            return Ok(Evaluated { evaluation, answers, decode: [None; 2], notes: vec![] });
+        }
+        let load = |model: &Checkpoint| {
+            check(Layout::with_margin(PROGRAM + model.spec().unpacked().total_bytes()), limit, true)?;
+            Ok(Model::load(model)?)
+        };
         let way = Way::choose(&specs, tokens, rayon::current_num_threads(), limit);
         check(way.least, self.memory, true)?;
         let Some(layouts) = way.layouts else {
@@ -139,7 +169,7 @@ impl Evaluate<'_> {
             let subjects: Vec<Subject<'_>> = loaded.iter().map(Subject::Loaded).collect();
             let (evaluation, mut answers) = self.judge(&subjects, progress)?;
             drop(loaded);
-            quiz.iter().try_for_each(|quiz| quiz.write(&models, limit, &mut answers, progress))?;
+            quiz.iter().try_for_each(|quiz| quiz.write(&models, &load, &mut answers, progress))?;
             return Ok(Evaluated {
                 evaluation,
                 answers,
@@ -159,7 +189,7 @@ impl Evaluate<'_> {
         let removed = files.remove_dir_all(spool);
         let (evaluation, mut answers) = judged?;
         removed.map_err(|e| CheckpointError::writing(spool, e))?;
-        quiz.iter().try_for_each(|quiz| quiz.write(&models, limit, &mut answers, progress))?;
+        quiz.iter().try_for_each(|quiz| quiz.write(&models, &load, &mut answers, progress))?;
         let decode = speeds(&models, prompt, limit)?;
         let note =
             "evaluated layer by layer: with all weights in memory it would take more than there may be";
@@ -207,7 +237,7 @@ fn speeds(
 ) -> Result<[Option<f64>; 2], PipelineError> {
     let mut decode = [None; 2];
     for (speed, &model) in decode.iter_mut().zip(models) {
-        let loaded = Layout::with_margin(PROGRAM + model.spec().total_bytes());
+        let loaded = Layout::with_margin(PROGRAM + model.spec().unpacked().total_bytes());
         if let Some(prompt) = prompt.filter(|_| limit.is_none_or(|limit| loaded <= limit)) {
             *speed = speed_of(&Model::load(model)?, prompt)?;
         }

@@ -15,6 +15,7 @@ mod layers;
 mod memory;
 mod plan;
 mod quiz;
+mod rehearse;
 mod report;
 mod rounded;
 mod routing;
@@ -29,10 +30,11 @@ pub use clock::Clock;
 pub use drift::{DriftReport, Walk, drift};
 pub use edited::Edited;
 pub use error::PipelineError;
-pub use evaluate::{Against, Evaluate, Evaluated};
+pub use evaluate::{Against, Evaluate, Evaluated, Loader};
 pub use layers::{ExpertReport, LayerReport};
 pub use plan::{Plan, PlannedStage, SizeOf, Sizes, plan};
 pub use quiz::{Answers, Quiz};
+pub use rehearse::{Rehearsal, Rehearse, rehearse};
 pub use report::{
     BaseReport, CalibrationReport, Comparison, LossReport, PhaseReport, Report, SCHEMA_VERSION, Seconds,
     StageReport, TaskReport, UnderMeasuredReport, Verdict,

@@ -2,9 +2,7 @@
 
 use crate::PipelineError;
 use crate::evaluate::Tokens;
-use crate::memory::check;
-use moepress_calibrate::{Layout, PROGRAM};
-use moepress_checkpoint::{Checkpoint, Progress, Source};
+use moepress_checkpoint::{Checkpoint, Progress};
 use moepress_eval::{Kind, Question, Subject, Task, TaskResult, answer, choose};
 use moepress_runtime::Model;
 use moepress_text::Tokenizer;
@@ -71,7 +69,7 @@ impl Quiz<'_> {
     pub(crate) fn write(
         &self,
         models: &[&Checkpoint],
-        limit: Option<u64>,
+        load: &dyn Fn(&Checkpoint) -> Result<Model, PipelineError>,
         answers: &mut Answers,
         progress: &dyn Progress,
     ) -> Result<(), PipelineError> {
@@ -80,8 +78,7 @@ impl Quiz<'_> {
         }
         let mut of_models = vec![];
         for model in models {
-            check(Layout::with_margin(PROGRAM + model.spec().total_bytes()), limit, true)?;
-            let loaded = Model::load(*model)?;
+            let loaded = load(model)?;
             let one = |task| answer(&loaded, self.tokenizer, task, self.most, progress);
             of_models.push(self.of(Kind::Open).map(one).collect::<Result<Vec<_>, _>>()?.into_iter());
         }

@@ -407,6 +407,7 @@ fn compare(
         files: job.files,
         model: &compact,
         against: Against::Model(original),
+        device: None,
         texts: &set.texts,
         quiz: None,
         memory: job.recipe.limits.memory,

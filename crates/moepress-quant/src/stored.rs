@@ -162,6 +162,14 @@ impl Stored {
         }
     }
 
+    /// The same with codes in bit fields where they are in a codec that takes longer to read.
+    pub fn unpacked(self) -> Self {
+        match self {
+            Self::Packed(packed) => Self::Packed(packed.repacked(Packing::Fields)),
+            plain => plain,
+        }
+    }
+
     /// All weights as f32, row-major.
     pub fn to_f32(&self) -> Vec<f32> {
         match self {

@@ -1,11 +1,10 @@
 //! The report as one page: no script, nothing loaded, light and dark, made to be printed too.
 
 mod charts;
-mod element;
+pub(crate) mod element;
 
 use self::charts::{Pair, arcs, bars, heat_maps, histogram, pairs};
-pub(crate) use self::element::escape;
-use self::element::{definitions, figure, folded, section, table};
+use self::element::{definitions, escape, figure, folded, section, table};
 use crate::story::{explained, story};
 use crate::tables;
 use crate::units::{bytes, change, count, fixed, memory, percent, seconds, times};
@@ -74,14 +73,20 @@ pub fn html(report: &Report) -> String {
     let words: Vec<(&str, String)> =
         WORDS.iter().map(|(word, meaning)| (*word, (*meaning).to_owned())).collect();
     body += &section("Words", &definitions(&words));
-    let footer = format!("moepress {}, report version {}", escape(report.moepress), report.schema_version);
+    let title = format!("{}: {}", base_name(&report.model), tables::headline(report));
+    let footer = format!("moepress {}, report version {}", report.moepress, report.schema_version);
+    page(&title, &body, &footer)
+}
+
+/// A page around a body of elements.
+pub(crate) fn page(title: &str, body: &str, footer: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{}: {}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n\
-         <footer>{footer}</footer>\n</body>\n</html>\n",
-        escape(base_name(&report.model)),
-        escape(&tables::headline(report)),
+         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n\
+         <footer>{}</footer>\n</body>\n</html>\n",
+        escape(title),
+        escape(footer),
     )
 }
 
@@ -303,7 +308,7 @@ fn resources(report: &Report) -> String {
 }
 
 /// The last part of a path.
-fn base_name(path: &str) -> &str {
+pub(crate) fn base_name(path: &str) -> &str {
     path.trim_end_matches('/').rsplit('/').next().unwrap_or(path)
 }
 

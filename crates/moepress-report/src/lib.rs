@@ -22,5 +22,5 @@ pub use gates::{Available, Gate, METRICS, Metric, Needs, junit};
 pub use html::html;
 pub use markdown::markdown;
 pub use summary::summary;
-pub use sweep::{sweep_markdown, sweep_summary, sweep_svg};
+pub use sweep::{sweep_html, sweep_markdown, sweep_summary, sweep_svg};
 pub use tables::protocol_in_words;

@@ -1,6 +1,7 @@
 //! A sweep as table, Markdown and drawing.
 
 mod drawing;
+mod page;
 
 use crate::markdown::{escape, section, table};
 use crate::tables::Table;
@@ -8,6 +9,12 @@ use crate::units::{bytes, count, fixed, percent, seconds};
 use moepress_pipeline::{PointReport, SweepReport};
 
 pub use drawing::sweep_svg;
+pub use page::sweep_html;
+
+/// What the columns are.
+const NOTE: &str = "NLL: increase of the mean negative log-likelihood, nats per token, each text counting the same; predicted: \
+    what the stages expected it to be; KL: mean Kullback-Leibler divergence from the original, nats per token. ● is on the \
+    Pareto front: no point has as few bytes and as good a value, one of them better.";
 
 /// The sweep as Markdown (CommonMark with tables), the drawing beside it.
 pub fn sweep_markdown(report: &SweepReport) -> String {
@@ -23,11 +30,7 @@ pub fn sweep_markdown(report: &SweepReport) -> String {
         seconds(report.seconds.measure),
         seconds(report.seconds.total),
     );
-    let note = "NLL: increase of the mean negative log-likelihood, nats per token, each text counting the same; \
-                predicted: what the stages expected it to be; KL: mean Kullback-Leibler divergence from the original, \
-                nats per token. ● is on the Pareto front: no point has as few bytes and as good a value, one of them \
-                better.\n";
-    text += &section("Points", &format!("{}\n{note}", table(&points(report))));
+    text += &section("Points", &format!("{}\n{NOTE}\n", table(&points(report))));
     text.extend(correlation(report).map(|line| format!("\n{}\n", escape(&line))));
     let failed: String = report.points.iter().filter_map(reason).collect();
     if !failed.is_empty() {

@@ -15,7 +15,8 @@ const MAX_BYTES: u64 = 1 << 30;
 /// How much of a model is in memory.
 #[derive(Debug, clap::Args)]
 pub struct Memory {
-    /// Bytes of weights in memory, such as 300MiB: all but routed experts stay, those are read as needed [default: all]
+    /// Bytes of weights in memory, such as 300MiB: all but routed experts stay, those are read as needed [default: all,
+    /// with codes of other codecs unpacked into bit fields]
     #[arg(long = "memory-budget", value_name = "SIZE", value_parser = size_in_bytes)]
     pub budget: Option<u64>,
     /// Which experts stay within the budget: lru, pinned (those used most, before and now) or gate-mass

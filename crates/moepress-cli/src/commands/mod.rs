@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod compare;
+pub mod doctor;
 pub mod eval;
 mod experts;
 pub mod gates;
@@ -22,6 +23,7 @@ pub mod stats;
 pub mod sweep;
 
 use crate::events::Events;
+use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use moepress_checkpoint::Files;
 use std::sync::Arc;
@@ -40,6 +42,8 @@ pub enum Ending {
     Done,
     /// A line about every gate that failed.
     GatesFailed(Vec<String>),
+    /// The first of several things that are not as they should be.
+    ChecksFailed(Failure),
 }
 
 impl From<Vec<String>> for Ending {

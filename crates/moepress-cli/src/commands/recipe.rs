@@ -15,10 +15,10 @@ pub struct RecipeFile {
     pub path: PathBuf,
     /// Change a value of the recipe, such as prune_atoms.ratio=0.5 or stages[0].prune_atoms.ratio=0.5; repeatable
     #[arg(long = "set", value_name = "PATH=VALUE")]
-    sets: Vec<String>,
+    pub sets: Vec<String>,
     /// Most resident memory, such as 2GiB; the same as --set limits.memory=SIZE
     #[arg(long, value_name = "SIZE")]
-    max_memory: Option<String>,
+    pub max_memory: Option<String>,
 }
 
 impl RecipeFile {

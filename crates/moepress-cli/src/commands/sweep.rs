@@ -26,7 +26,7 @@ a sweep of one method; without $budget in it, budgets take the place of `budget`
 that has one.
 
 The model is measured once for all points. The output directory must not exist; it appears when it is complete, with \
-sweep.svg, sweep.md, sweep.json and the report of every point in it. The compressed models are not kept. Finished \
+sweep.svg, sweep.html, sweep.md, sweep.json and the report of every point in it. The compressed models are not kept. Finished \
 points and the measurement go to the cache, named by digests of the model, texts, stages, program and device: a sweep \
 that was interrupted, or one with more budgets, goes on from there. A point whose budget its stages cannot meet is \
 reported as such.";
@@ -108,6 +108,7 @@ impl Args {
                 vec![
                     ("sweep.md".to_owned(), moepress_report::sweep_markdown(report).into_bytes()),
                     ("sweep.svg".to_owned(), moepress_report::sweep_svg(report).into_bytes()),
+                    ("sweep.html".to_owned(), moepress_report::sweep_html(report).into_bytes()),
                 ]
             },
         };
@@ -133,7 +134,7 @@ impl Args {
             true => output::json(&Document { report: &report, output, cache })?,
             false => {
                 output::result(&moepress_report::sweep_summary(&report))?;
-                output::result(&format!("\ndrawing  {}\n", out.join("sweep.svg").display()))?;
+                output::result(&format!("\nreport  {}\n", out.join("sweep.html").display()))?;
             }
         }
         Ok(Ending::Done)

@@ -2,28 +2,28 @@
 
 use super::portable::{padded, triples};
 use super::{Grid, Isa, Met, TERNARY, middle};
-use crate::activations::{Chunk, Quantized};
+use crate::activations::{Chunk, Integers};
+use crate::part::Part;
 use moepress_quant::Packed;
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
-pub(super) fn rows(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
+pub(super) fn rows(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>) {
     debug_assert!(available());
     // SAFETY: `kernels` lists this function only where `available` holds.
-    unsafe { enabled(x, w, rows, out) }
+    unsafe { enabled(x, w, first, out) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn enabled(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
+fn enabled(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>) {
     // SAFETY: this function has the features that the methods of `Avx2` need.
     unsafe {
         match x.n {
-            1 => super::rows::<Avx2, 1, 1>(x, w, rows, out),
-            _ => super::rows::<Avx2, 2, 16>(x, w, rows, out),
+            1 => super::rows::<Avx2, 1, 1>(x, w, first, out),
+            _ => super::rows::<Avx2, 2, 16>(x, w, first, out),
         }
     }
 }

@@ -2,10 +2,10 @@
 //! and later.
 
 use super::{Grid, Isa, Met, TERNARY, middle};
-use crate::activations::{Chunk, Quantized};
+use crate::activations::{Chunk, Integers};
+use crate::part::Part;
 use moepress_quant::Packed;
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx512f")
@@ -18,24 +18,24 @@ pub(super) fn available() -> bool {
         && is_x86_feature_detected!("bmi2")
 }
 
-pub(super) fn rows(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
+pub(super) fn rows(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>) {
     debug_assert!(available());
     // SAFETY: `kernels` lists this function only where `available` holds.
-    unsafe { enabled(x, w, rows, out) }
+    unsafe { enabled(x, w, first, out) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni,bmi2")]
-fn enabled(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
+fn enabled(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>) {
     // SAFETY: this function has the features that the methods of `Avx512` need.
     unsafe {
         match x.n {
-            1 => super::rows::<Avx512, 2, 1>(x, w, rows, out),
-            _ => super::rows::<Avx512, 4, 32>(x, w, rows, out),
+            1 => super::rows::<Avx512, 2, 1>(x, w, first, out),
+            _ => super::rows::<Avx512, 4, 32>(x, w, first, out),
         }
     }
 }
 
-struct Avx512;
+pub(super) struct Avx512;
 
 /// For three-bit codes, phase k: lane d is the two bytes at 6 d + 12 k / 8, twice.
 const TRIPLE_BYTES: [[u8; 64]; 4] = {

@@ -1,5 +1,6 @@
 //! Several inputs and rows of weights, both bf16: AVX-512 BF16 (Cooper Lake, Zen 4 and later).
 
+use crate::part::Part;
 use std::arch::x86_64::*;
 use std::array::from_fn;
 use std::mem::transmute;
@@ -14,14 +15,14 @@ pub(super) fn available() -> bool {
         && is_x86_feature_detected!("avx512vl")
 }
 
-pub(super) fn rows(x: &[u16], w: &[u8], cols: usize, out: &mut [f32]) {
+pub(super) fn rows(x: &[u16], w: &[u8], cols: usize, out: &mut Part<'_>) {
     debug_assert!(available());
     // SAFETY: `super::halves` names this function only where `available` holds.
     unsafe { enabled(x, w, cols, out) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn enabled(x: &[u16], w: &[u8], cols: usize, out: &mut [f32]) {
+fn enabled(x: &[u16], w: &[u8], cols: usize, out: &mut Part<'_>) {
     let (inputs, weights) = (x.len() / cols, w.len() / (2 * cols));
     for start in (0..inputs).step_by(INPUTS) {
         // The last rows are done twice rather than by code of their own.
@@ -31,7 +32,7 @@ fn enabled(x: &[u16], w: &[u8], cols: usize, out: &mut [f32]) {
             let sums = meet(w, x, cols);
             for (r, sums) in sums.iter().enumerate().take(weights - first) {
                 for (i, &sum) in sums.iter().enumerate().take(inputs - start) {
-                    out[(first + r) * inputs + start + i] = _mm512_reduce_add_ps(sum);
+                    out.of_input(start + i)[first + r] = _mm512_reduce_add_ps(sum);
                 }
             }
         }

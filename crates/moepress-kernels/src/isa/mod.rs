@@ -6,11 +6,17 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+#[cfg(target_arch = "x86_64")]
+mod integers;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod panel;
 mod portable;
 
-use crate::activations::{CHUNK, Chunk, Quantized};
+use crate::activations::{CHUNK, Chunk, Integers, Order};
+use crate::part::Part;
 use moepress_quant::{Code, Packed};
-use std::ops::Range;
 
 /// The operations of one instruction set on chunks of 256 weights.
 ///
@@ -99,8 +105,8 @@ pub(crate) struct Met<T> {
     pub(crate) totals: T,
 }
 
-/// A kernel: x · Wᵀ for these rows of W, whose codes are in fields, transposed, `[rows.len(), n]`.
-pub(crate) type Kernel = fn(&Quantized, &Packed, Range<usize>, &mut [f32]);
+/// A kernel: x · Wᵀ for the rows of W from that number on, whose codes are in fields.
+pub(crate) type Kernel = fn(Integers<'_>, &Packed, usize, &mut Part<'_>);
 
 /// The fastest kernel for this processor.
 pub(crate) fn kernel() -> Kernel {
@@ -115,16 +121,47 @@ pub(crate) fn kernels() -> Vec<(&'static str, Kernel)> {
         kernels.extend(avx2::available().then_some(("avx2", avx2::rows as Kernel)));
         kernels.extend(avx512::available().then_some(("avx512", avx512::rows as Kernel)));
     }
+    #[cfg(target_arch = "aarch64")]
+    {
+        kernels.push(("neon", neon::rows));
+        kernels.extend(neon::has_dot_products().then_some(("dotprod", neon::rows_by_dot_products as Kernel)));
+    }
     kernels
 }
 
-/// A kernel for bf16 inputs `[n, cols]`, bf16 weights `[rows, cols]` and cols: the product, transposed, `[rows, n]`.
-pub(crate) type Halves = fn(&[u16], &[u8], usize, &mut [f32]);
+/// A kernel for bf16 inputs `[n, cols]`, bf16 weights `[rows, cols]` and cols.
+pub(crate) type Halves = fn(&[u16], &[u8], usize, &mut Part<'_>);
 
 /// The kernel for bf16, where the processor has instructions for it.
 pub(crate) fn halves() -> Option<Halves> {
     #[cfg(target_arch = "x86_64")]
     return bf16::available().then_some(bf16::rows);
+    #[cfg(not(target_arch = "x86_64"))]
+    None
+}
+
+/// Makes a chunk of up to 256 activations.
+pub(crate) type MakeChunk = fn(&[f32], Order) -> Chunk;
+
+/// Makes what [`Chunk::new`] does, where the processor has instructions for it.
+pub(crate) fn chunks() -> Option<MakeChunk> {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::available().then_some(integers::chunk);
+    #[cfg(not(target_arch = "x86_64"))]
+    None
+}
+
+/// A kernel for many inputs, otherwise as [`Kernel`].
+pub(crate) type Panels = fn(Integers<'_>, &Packed, usize, &mut Part<'_>, &mut Room);
+
+/// What such a kernel unpacks weights into, kept from product to product.
+#[derive(Default)]
+pub(crate) struct Room(#[cfg(target_arch = "x86_64")] Vec<panel::Panel>);
+
+/// The kernel for many inputs, where the processor has instructions for it.
+pub(crate) fn panels() -> Option<Panels> {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::available().then_some(panel::rows);
     #[cfg(not(target_arch = "x86_64"))]
     None
 }
@@ -135,25 +172,25 @@ pub(crate) fn halves() -> Option<Halves> {
 /// As for the methods of [`Isa`].
 #[inline(always)]
 unsafe fn rows<I: Isa, const R: usize, const T: usize>(
-    x: &Quantized,
+    x: Integers<'_>,
     w: &Packed,
-    rows: Range<usize>,
-    out: &mut [f32],
+    first: usize,
+    out: &mut Part<'_>,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         match (w.format.code, w.format.symmetric) {
-            (Code::Ternary, _) => rows_of::<I, TERNARY, true, R, T>(x, w, rows, out),
-            (Code::Int(2), true) => rows_of::<I, 2, true, R, T>(x, w, rows, out),
-            (Code::Int(2), false) => rows_of::<I, 2, false, R, T>(x, w, rows, out),
-            (Code::Int(3), true) => rows_of::<I, 3, true, R, T>(x, w, rows, out),
-            (Code::Int(3), false) => rows_of::<I, 3, false, R, T>(x, w, rows, out),
-            (Code::Int(4), true) => rows_of::<I, 4, true, R, T>(x, w, rows, out),
-            (Code::Int(4), false) => rows_of::<I, 4, false, R, T>(x, w, rows, out),
-            (Code::Int(_), true) => rows_of::<I, 8, true, R, T>(x, w, rows, out),
-            (Code::Int(_), false) => rows_of::<I, 8, false, R, T>(x, w, rows, out),
+            (Code::Ternary, _) => rows_of::<I, TERNARY, true, R, T>(x, w, first, out),
+            (Code::Int(2), true) => rows_of::<I, 2, true, R, T>(x, w, first, out),
+            (Code::Int(2), false) => rows_of::<I, 2, false, R, T>(x, w, first, out),
+            (Code::Int(3), true) => rows_of::<I, 3, true, R, T>(x, w, first, out),
+            (Code::Int(3), false) => rows_of::<I, 3, false, R, T>(x, w, first, out),
+            (Code::Int(4), true) => rows_of::<I, 4, true, R, T>(x, w, first, out),
+            (Code::Int(4), false) => rows_of::<I, 4, false, R, T>(x, w, first, out),
+            (Code::Int(_), true) => rows_of::<I, 8, true, R, T>(x, w, first, out),
+            (Code::Int(_), false) => rows_of::<I, 8, false, R, T>(x, w, first, out),
             // `Order::of` has none for them.
-            (Code::Fp4 | Code::Fp8, _) => out.fill(f32::NAN),
+            (Code::Fp4 | Code::Fp8, _) => (0..x.n).for_each(|input| out.of_input(input).fill(f32::NAN)),
         }
     }
 }
@@ -161,12 +198,13 @@ unsafe fn rows<I: Isa, const R: usize, const T: usize>(
 /// No closures and no adaptors that take them: they would not be compiled for the instruction set.
 #[inline(always)]
 unsafe fn rows_of<I: Isa, const KIND: u8, const CENTRED: bool, const R: usize, const T: usize>(
-    x: &Quantized,
+    x: Integers<'_>,
     w: &Packed,
-    rows: Range<usize>,
-    out: &mut [f32],
+    first: usize,
+    out: &mut Part<'_>,
 ) {
     let (n, width, groups) = (x.n, w.format.row_bytes(w.cols), w.format.row_groups(w.cols));
+    let rows = first..first + out.rows();
     let bytes = w.codes.bytes();
     // Rows that are met together lie apart, each followed by that of the next turn: few long runs of memory are what
     // processors read ahead, and several rows of one page are not.
@@ -216,12 +254,11 @@ unsafe fn rows_of<I: Isa, const KIND: u8, const CENTRED: bool, const R: usize, c
                                 I::numbers(offsets[r].as_ptr().add(group), groups - group, spread);
                         }
                     }
-                    let chunks = x.rows(chunk, start, inputs);
                     for t in 0..inputs {
-                        let met = I::meet::<KIND, CENTRED>(&chunks[t]);
+                        let x = x.chunk(chunk, start + t);
+                        let met = I::meet::<KIND, CENTRED>(x);
                         for r in 0..R {
-                            sums[t][r] =
-                                I::add::<KIND, CENTRED>(sums[t][r], &codes[r], &grids[r], &chunks[t], &met);
+                            sums[t][r] = I::add::<KIND, CENTRED>(sums[t][r], &codes[r], &grids[r], x, &met);
                         }
                     }
                     at += const { chunk_bytes(KIND) };
@@ -230,7 +267,7 @@ unsafe fn rows_of<I: Isa, const KIND: u8, const CENTRED: bool, const R: usize, c
                 for r in 0..R {
                     let row = first + r * stride;
                     for t in 0..if row < rows.len() { inputs } else { 0 } {
-                        out[row * n + start + t] = I::sum(sums[t][r]);
+                        out.of_input(start + t)[row] = I::sum(sums[t][r]);
                     }
                 }
             }

@@ -2,14 +2,14 @@
 //! NEON on aarch64, whose baselines have them.
 
 use super::{Grid, Isa, Met, TERNARY, middle};
-use crate::activations::{Chunk, LANES, Quantized};
+use crate::activations::{Chunk, Integers, LANES};
+use crate::part::Part;
 use moepress_quant::{Packed, Scale};
 use std::array::from_fn;
-use std::ops::Range;
 
-pub(super) fn rows(x: &Quantized, w: &Packed, rows: Range<usize>, out: &mut [f32]) {
+pub(super) fn rows(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>) {
     // SAFETY: nothing but the target's baseline is needed.
-    unsafe { super::rows::<Portable, 2, 16>(x, w, rows, out) }
+    unsafe { super::rows::<Portable, 2, 16>(x, w, first, out) }
 }
 
 struct Portable;

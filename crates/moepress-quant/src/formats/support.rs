@@ -11,7 +11,7 @@ const BITS: u32 = 23;
 /// Weights of a group whose magnitudes need no memory of their own.
 const SHORT: usize = 128;
 /// Weights in between that are few.
-const FEW: usize = 8;
+const FEW: usize = 4;
 /// Steps from both sides at most; three or four leave few in between where there is one fixed point.
 const STEPS: usize = 8;
 
@@ -26,7 +26,8 @@ pub(super) fn best_mean(w: &[f32], magnitude: impl Fn(f32) -> f32) -> f32 {
         return top;
     }
     // From 2^23 to 2^24 f32 numbers are the integers.
-    let whole = |w: f32| (magnitude(w) * unit + (1u32 << BITS) as f32).to_bits() - ((127 + BITS) << 23);
+    let whole =
+        |w: f32| (magnitude(w) * unit + (1u32 << BITS) as f32).to_bits().wrapping_sub((127 + BITS) << 23);
     let (mut short, mut long) = ([0; SHORT], vec![]);
     let magnitudes = match w.len() {
         len @ ..=SHORT => &mut short[..len],
@@ -52,28 +53,32 @@ fn best_of(magnitudes: &[u32]) -> f64 {
         }
         bounds = next;
     }
-    let between = |m: &u32| (*m > bounds[0]) & (*m <= bounds[1]);
-    let (mut few, mut many) = ([0; FEW], vec![]);
-    let mut candidates = magnitudes.iter().copied().filter(between);
-    let found = match (above[0].count - above[1].count) as usize {
-        count @ ..=FEW => {
-            few.iter_mut().zip(&mut candidates).for_each(|(to, from)| *to = from);
-            &mut few[..count]
-        }
-        _ => {
-            many.extend(candidates);
-            &mut many[..]
-        }
-    };
-    found.sort_unstable_by(|a, b| b.cmp(a));
     let (mut now, mut best) = (above[1], above[1]);
-    for &mut m in found {
-        now = Support { sum: now.sum + u64::from(m), count: now.count + 1 };
-        if now.gain() > best.gain() {
+    // Those in between from the largest on; of equals only all of them can be best, for the gain is convex in their number.
+    let mut last = bounds[1] + 1;
+    while now.count < above[0].count {
+        let (next, count) = below(magnitudes, last);
+        now = Support { sum: now.sum + u64::from(next) * count, count: now.count + count };
+        if now.beats(best) {
             best = now;
         }
+        last = next;
     }
     best.sum as f64 / best.count.max(1) as f64
+}
+
+/// The largest magnitude below a bound, and how many there are of it.
+#[inline(always)]
+fn below(magnitudes: &[u32], bound: u32) -> (u32, u64) {
+    let mut most = 0u32;
+    for &m in magnitudes {
+        most = most.max(if m < bound { m } else { 0 });
+    }
+    let mut count = 0u32;
+    for &m in magnitudes {
+        count = count.wrapping_add(u32::from(m == most));
+    }
+    (most, u64::from(count))
 }
 
 /// Some of the largest magnitudes.
@@ -84,8 +89,10 @@ struct Support {
 }
 
 impl Support {
-    fn gain(self) -> f64 {
-        self.sum as f64 * (self.sum as f64 / self.count.max(1) as f64)
+    /// Whether S² / j is more.
+    fn beats(self, other: Self) -> bool {
+        let part = |a: Self, b: Self| a.sum as f64 * a.sum as f64 * b.count as f64;
+        part(self, other) > part(other, self)
     }
 
     /// Half the mean, which magnitudes are above exactly when they are above the whole number below it.

@@ -20,27 +20,27 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
-pub(super) fn section(heading: &str, body: &str) -> String {
+pub(crate) fn section(heading: &str, body: &str) -> String {
     format!("<section>\n<h2>{}</h2>\n{body}</section>\n", escape(heading))
 }
 
-pub(super) fn figure(graphic: &str, caption: &str) -> String {
+pub(crate) fn figure(graphic: &str, caption: &str) -> String {
     format!("<figure>\n{graphic}<figcaption>{}</figcaption>\n</figure>\n", escape(caption))
 }
 
 /// What a reader may want to open.
-pub(super) fn folded(summary: &str, body: &str) -> String {
+pub(crate) fn folded(summary: &str, body: &str) -> String {
     format!("<details>\n<summary>{}</summary>\n{body}</details>\n", escape(summary))
 }
 
-pub(super) fn definitions(rows: &[(&str, String)]) -> String {
+pub(crate) fn definitions(rows: &[(&str, String)]) -> String {
     let rows =
         rows.iter().map(|(name, value)| format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value)));
     format!("<dl class=\"facts\">\n{}</dl>\n", rows.collect::<String>())
 }
 
 /// A table that scrolls by itself where the page is narrow.
-pub(super) fn table(table: &Table) -> String {
+pub(crate) fn table(table: &Table) -> String {
     let head: String =
         table.head.iter().map(|cell| format!("<th scope=\"col\">{}</th>", escape(cell))).collect();
     let rows: String = table.rows.iter().map(|cells| row(cells)).collect();

@@ -1,7 +1,7 @@
 //! Size against quality, one curve per method, light and dark.
 
 use super::name;
-use crate::html::escape;
+use crate::html::element::escape;
 use crate::units::{bytes, short};
 use moepress_pipeline::{PointReport, PointResult, SweepReport};
 use std::fmt::Write;

@@ -67,7 +67,7 @@ fn every_point_is_drawn_and_listed() {
 #[test]
 fn user_text_is_no_markup() {
     let report = sweep(ATTACK);
-    for text in [sweep_svg(&report), sweep_markdown(&report)] {
+    for text in [sweep_svg(&report), sweep_html(&report), sweep_markdown(&report)] {
         assert!(!text.contains("<script"), "{text}");
     }
     assert!(!sweep_summary(&report).contains('\u{1b}'));

@@ -7,7 +7,7 @@ use moepress_model::Attention;
 use rayon::prelude::*;
 
 /// Queries that meet all keys at a time.
-const QUERIES: usize = 64;
+const QUERIES: usize = 32;
 /// Products of queries and keys below which threads cost more than they save.
 const SMALL: usize = 1 << 17;
 
@@ -54,6 +54,13 @@ struct Projected {
     values: Vec<f32>,
 }
 
+/// What a thread works in, task after task.
+#[derive(Default)]
+struct Room {
+    queries: Vec<f32>,
+    scores: Vec<f32>,
+}
+
 /// Queries of one span that share a key head.
 struct Task {
     span: usize,
@@ -89,10 +96,15 @@ impl Attend {
             work += span.tokens * (span.start + span.tokens) * heads * head_dim;
             row = rows.end;
         }
-        let attend = |task: &Task| self.attend(task, &projected.queries, pass, caches[task.span]);
+        let attend = |room: &mut Room, task: &Task| {
+            self.attend(task, &projected.queries, pass, caches[task.span], room)
+        };
         let parts: Vec<Vec<f32>> = match work < SMALL {
-            true => tasks.iter().map(attend).collect(),
-            false => tasks.par_iter().map(attend).collect(),
+            true => {
+                let room = &mut Room::default();
+                tasks.iter().map(|task| attend(room, task)).collect()
+            }
+            false => tasks.par_iter().map_init(Room::default, attend).collect(),
         };
         let mut mixed = vec![0.0; tokens * heads * value_dim];
         let width = heads / kv_heads * value_dim;
@@ -187,7 +199,14 @@ impl Attend {
     }
 
     /// What the queries of a task see, `[tokens, group · value_dim]`.
-    fn attend(&self, task: &Task, queries: &[f32], pass: &Pass<'_>, cache: &LayerCache) -> Vec<f32> {
+    fn attend(
+        &self,
+        task: &Task,
+        queries: &[f32],
+        pass: &Pass<'_>,
+        cache: &LayerCache,
+        room: &mut Room,
+    ) -> Vec<f32> {
         let Attention { heads, kv_heads, head_dim, value_dim, .. } = self.spec;
         let group = heads / kv_heads;
         let start = pass.spans[task.span].start + task.first;
@@ -196,19 +215,23 @@ impl Attend {
         let (low, high) = ((start + 1).saturating_sub(window), start + task.tokens);
         let keys = &cache.keys[task.head][low * head_dim..high * head_dim];
         let values = &cache.values[task.head][low * value_dim..high * value_dim];
-        let mut own = Vec::with_capacity(task.tokens * group * head_dim);
+        let own = &mut room.queries;
+        own.clear();
         for token in 0..task.tokens {
             let at = (task.row + task.first + token) * heads * head_dim + task.head * group * head_dim;
             own.extend_from_slice(&queries[at..at + group * head_dim]);
         }
         let (rows, seen) = (task.tokens * group, high - low);
-        let mut scores = vec![0.0; rows * seen];
+        if room.scores.len() < rows * seen {
+            room.scores.resize(rows * seen, 0.0);
+        }
+        let scores = &mut room.scores[..rows * seen];
         if task.tokens == 1 {
             for (query, scores) in own.chunks_exact(head_dim).zip(scores.chunks_exact_mut(seen)) {
                 dots(query, keys, scores);
             }
         } else {
-            product(&own, keys, Side::Rows, [rows, seen, head_dim], &mut scores);
+            product(own, keys, Side::Rows, [rows, seen, head_dim], scores);
         }
         let mut mixed = vec![0.0; rows * value_dim];
         for (row, scores) in scores.chunks_exact_mut(seen).enumerate() {
@@ -224,7 +247,7 @@ impl Attend {
                 mix(scores, values, mixed);
             }
         } else {
-            product(&scores, values, Side::Columns, [rows, value_dim, seen], &mut mixed);
+            product(scores, values, Side::Columns, [rows, value_dim, seen], &mut mixed);
         }
         mixed
     }

@@ -1,6 +1,6 @@
 //! A router, its experts, and the expert that every token goes through.
 
-use super::{Gated, Map, Pass, add, gated, routing};
+use super::{Gated, Map, Pass, add, each_row, gated, routing};
 use crate::RuntimeError;
 use crate::cache::{ExpertId, Used};
 use crate::rules;
@@ -11,6 +11,8 @@ use std::sync::PoisonError;
 
 /// Tokens from which on they are routed on all threads.
 const MANY: usize = 32;
+/// Tokens whose outputs one thread adds up.
+const BLOCK: usize = 16;
 
 /// The mixture of one layer but for its routed experts, which a store holds.
 pub(crate) struct Experts {
@@ -144,40 +146,46 @@ impl Batch<'_> {
         pass: &Pass<'_>,
     ) -> Result<Option<Vec<f32>>, RuntimeError> {
         let Self { layer, x: all, routed } = self;
-        let (x, tokens) = (all.values(), all.len());
-        let hidden = x.len() / tokens;
+        let tokens = all.len();
+        let hidden = sum.len() / tokens;
         let experts = pass.experts.experts(*layer, group)?;
-        // Where all tokens go to an expert, as when there is only one, they need not be gathered.
-        let gather = |&(expert, _): &(usize, f32)| {
+        // Where all tokens go to an expert, as when there is only one, they are the inputs as they are.
+        let input = |&(expert, _): &(usize, f32)| {
             let rows = &routed[expert].tokens;
-            let values = || rows.iter().flat_map(|&token| &x[token * hidden..(token + 1) * hidden]);
-            (rows.len() < tokens).then(|| values().copied().collect::<Vec<f32>>())
+            (rows.len() < tokens).then(|| Activations::some(all, rows))
         };
-        let gathered: Vec<Option<Vec<f32>>> = group.iter().map(gather).collect();
-        let mut inputs: Vec<Option<Activations<'_>>> = Vec::with_capacity(group.len());
-        for (rows, &(expert, _)) in gathered.iter().zip(group) {
-            let count = routed[expert].tokens.len();
-            inputs.push(rows.as_deref().map(|rows| Activations::new(rows, count, pass.precision)));
-        }
+        let inputs: Vec<Option<Activations<'_>>> = group.iter().map(input).collect();
         let mut mlps: Vec<(&Activations<'_>, &Gated)> = Vec::new();
         for (input, expert) in inputs.iter().zip(&experts) {
             mlps.extend(expert.segments.iter().map(|segment| (input.as_ref().unwrap_or(all), segment)));
         }
+        let mlps_of_experts = mlps.len();
         mlps.extend(shared);
-        let mut outputs = gated::forward(&mlps, pass.precision)?.into_iter();
+        let mut outputs = gated::forward(&mlps, pass.precision)?;
+        let shared = if outputs.len() > mlps_of_experts { outputs.pop() } else { None };
+        let mut rest = &outputs[..];
+        let mut parts = Vec::with_capacity(group.len());
         for (&(index, _), expert) in group.iter().zip(&experts) {
-            let Routed { tokens, gates } = &routed[index];
-            let mut own = vec![0.0; tokens.len() * hidden];
-            for y in outputs.by_ref().take(expert.segments.len()) {
-                add(&mut own, &y, 1.0);
-            }
-            if let Some(bias) = &expert.bias {
-                own.chunks_exact_mut(hidden).for_each(|row| add(row, bias, 1.0));
-            }
-            for ((&token, &gate), row) in tokens.iter().zip(gates).zip(own.chunks_exact(hidden)) {
-                add(&mut sum[token * hidden..(token + 1) * hidden], row, gate);
-            }
+            let segments;
+            (segments, rest) = rest.split_at(expert.segments.len());
+            parts.push((&routed[index], segments, expert.bias.as_deref()));
         }
-        Ok(outputs.next())
+        each_row(sum, hidden * BLOCK, |block, sum| {
+            let tokens = block * BLOCK..block * BLOCK + sum.len() / hidden;
+            let mut own = vec![0.0; hidden];
+            for (Routed { tokens: all, gates }, segments, bias) in &parts {
+                let first = all.partition_point(|&token| token < tokens.start);
+                let here = all[first..].iter().zip(&gates[first..]).enumerate();
+                for (at, (&token, &gate)) in here.take_while(|(_, (token, _))| **token < tokens.end) {
+                    own.fill(0.0);
+                    for y in *segments {
+                        add(&mut own, &y[(first + at) * hidden..][..hidden], 1.0);
+                    }
+                    bias.iter().for_each(|bias| add(&mut own, bias, 1.0));
+                    add(&mut sum[(token - tokens.start) * hidden..][..hidden], &own, gate);
+                }
+            }
+        });
+        Ok(shared)
     }
 }

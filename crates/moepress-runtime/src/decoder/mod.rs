@@ -132,12 +132,13 @@ impl Layer {
 /// Numbers below which threads cost more than they save in loops over rows.
 const SMALL: usize = 1 << 15;
 
-/// Calls `work` with the number of every row of `width` numbers, over all threads where there are many.
+/// Calls `work` with the number of every row of `width` numbers, of which the last may be shorter, over all threads where there
+/// are many.
 pub(crate) fn each_row(values: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     match values.len() < SMALL {
-        true => values.chunks_exact_mut(width).enumerate().for_each(|(row, values)| work(row, values)),
+        true => values.chunks_mut(width).enumerate().for_each(|(row, values)| work(row, values)),
         false => values
-            .par_chunks_exact_mut(width)
+            .par_chunks_mut(width)
             .enumerate()
             .with_min_len((SMALL / 8).div_ceil(width))
             .for_each(|(row, values)| work(row, values)),
@@ -146,8 +147,12 @@ pub(crate) fn each_row(values: &mut [f32], width: usize, work: impl Fn(usize, &m
 
 /// x += y · factor.
 pub(crate) fn add(x: &mut [f32], y: &[f32], factor: f32) {
-    match factor {
+    let some = |x: &mut [f32], y: &[f32]| match factor {
         1.0 => x.iter_mut().zip(y).for_each(|(x, y)| *x += y),
         _ => x.iter_mut().zip(y).for_each(|(x, y)| *x += y * factor),
+    };
+    match x.len() < SMALL {
+        true => some(x, y),
+        false => x.par_chunks_mut(SMALL / 8).zip(y.par_chunks(SMALL / 8)).for_each(|(x, y)| some(x, y)),
     }
 }

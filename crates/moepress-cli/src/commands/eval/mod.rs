@@ -3,17 +3,19 @@
 mod words;
 
 use super::gates::GateArgs;
+use super::model::OnDevice;
 use super::{Context, Ending, model};
-use crate::args::{Threads, at_least};
+use crate::args::{Place, Placed, Threads, at_least};
 use crate::failure::Failure;
 use crate::new_file::NewFile;
 use crate::progress::Shown;
 use crate::{output, place};
 use moepress_checkpoint::{Checkpoint, Progress, Publisher, Source, digest_of, peak_memory};
 use moepress_eval::{Base, BaseHeader, BaseWriter, Kind, Task, Text};
+use moepress_nn::Backend;
 use moepress_pipeline::{
-    Against, BaseReport, Clock, Comparison, Evaluate, Evaluated, Quiz, Report, SCHEMA_VERSION, Seconds,
-    Sizes, TaskReport, TextSet, Walk, drift, load_texts,
+    Against, BaseReport, Clock, Comparison, Evaluate, Evaluated, Loader, Quiz, Report, SCHEMA_VERSION,
+    Seconds, Sizes, TaskReport, TextSet, Walk, drift, load_texts,
 };
 use moepress_recipe::{Bos, Protocol, TextFile, TextSpec, size_in_bytes, unknown_word};
 use moepress_report::Available;
@@ -99,6 +101,8 @@ pub struct Args {
     #[arg(long, value_name = "WHERE", default_value = "auto", value_parser = Bos::named)]
     bos: Bos,
     #[command(flatten)]
+    placed: Placed,
+    #[command(flatten)]
     threads: Threads,
     /// Most resident memory, such as 2GiB; models that do not fit are read layer by layer
     #[arg(long, value_name = "SIZE", value_parser = size_in_bytes)]
@@ -131,6 +135,11 @@ fn protocol(word: &str) -> Result<Protocol, String> {
 impl Args {
     pub fn run(self, context: &Context) -> Result<Ending, Failure> {
         let mut clock = Clock::start();
+        if self.placed.device != Place::On(Backend::Cpu) && self.max_memory.is_some() {
+            return Err(Failure::usage(
+                "--max-memory needs --device cpu: on a device all weights are in its memory",
+            ));
+        }
         let available = Available {
             texts: names(&self.texts),
             tasks: names(&self.tasks),
@@ -167,6 +176,9 @@ impl Args {
         let tasks = self.tasks.iter().map(|path| Task::read(context.files.as_ref(), path, self.shots));
         let tasks = tasks.collect::<Result<Vec<_>, _>>()?;
         notes.extend(set.notes.iter().cloned());
+        let models: Vec<&Checkpoint> = [Some(&checkpoint), against.as_ref()].into_iter().flatten().collect();
+        let device = OnDevice::choose(self.placed.device, &models)?;
+        notes.extend(device.iter().map(|device| format!("models were evaluated on {device}")));
         let text = clock.lap("read text and headers");
         let header = self.header(&checkpoint, &set)?;
         let base =
@@ -188,6 +200,7 @@ impl Args {
                 (.., Some(writer)) => Against::Keep(writer),
                 _ => Against::Nothing,
             },
+            device: device.as_ref().map(|device| device as &dyn Loader),
             texts: &set.texts,
             quiz: (!tasks.is_empty()).then_some(Quiz {
                 tasks: &tasks,
