@@ -1,20 +1,21 @@
 //! Ladders of the matrices and of the runs of atoms of a model.
 
 use crate::CalibrateError;
+use crate::measured::Measured;
+use crate::mergers::{candidates, merger};
 use moepress_checkpoint::{CheckpointError, Progress, Share, Source};
-use moepress_model::{LayerWeights, Part, Projection, Tensor};
+use moepress_model::{Part, Projection, Tensor};
 use moepress_quant::codec::Packing;
 use moepress_quant::formats::{Rung, ladder};
-use moepress_stats::{LadderNeed, Ladders, Of, Quantity, RunLadder, Statistics, salient_runs};
-use rayon::prelude::*;
+use moepress_stats::{LadderNeed, Ladders, Of, Quantity, Statistics};
 use std::path::Path;
 
 /// Steps from a sixteenth of the weights' root mean square, which eight bits just hold, to four times that, which
 /// leaves few weights but zeros.
-const STEPS: (f64, f64) = (0.06, 4.0);
+pub(crate) const STEPS: (f64, f64) = (0.06, 4.0);
 
 /// What storing runs of atoms and other matrices on ever coarser grids is expected to come to: bytes, and nats per
-/// token by the row and column weights of `stats` (budget.md 1). One expert is held at a time.
+/// token by the row and column weights of `stats` (budget.md 1). One expert is held at a time, two of those that could be one.
 ///
 /// # Errors
 /// The weights cannot be read or are not finite, or a statistic is missing.
@@ -44,12 +45,23 @@ pub fn ladders(
             }
         }
         let experts = spec.moe(layer).map_or(0, |moe| moe.experts.len());
+        // The prediction knows no biases.
+        let mergers = need.mergers && spec.moe(layer).is_some_and(|moe| !moe.biases);
+        let mut sketches = vec![];
         for expert in 0..experts {
             let part = |projection| Part::Expert { expert, segment: 0, projection };
             if wanted(Tensor::Layer(layer, part(Projection::Gate))) {
-                let weights = source.share(layer, &Share::Experts(vec![expert]))?;
-                let runs = runs(layer, expert, &weights, stats, need.align, tokens)?;
+                let measured = Measured::read(source, stats, layer, expert)?;
+                let runs = measured.as_ref().map_or(Ok(vec![]), |expert| expert.runs(need.align, tokens))?;
                 found.runs.insert((layer, expert), runs);
+                sketches.extend(measured.filter(|_| mergers).and_then(|expert| expert.sketch()));
+            }
+        }
+        for [a, b] in candidates(&sketches) {
+            let read = |expert| Measured::read(source, stats, layer, expert);
+            if let (Some(first), Some(second)) = (read(a)?, read(b)?) {
+                let merger = merger(&first, &second, need.align, tokens)?;
+                found.mergers.extend(merger.map(|merger| ((layer, a, b), merger)));
             }
         }
         progress.step("ladders", layer as u64 + 1, layers as u64);
@@ -67,67 +79,24 @@ pub fn ladders(
     Ok(found)
 }
 
-/// The runs of an expert; those that no token reached cost nothing.
-fn runs(
-    layer: usize,
-    expert: usize,
-    weights: &LayerWeights,
-    stats: &Statistics,
-    align: usize,
-    tokens: f64,
-) -> Result<Vec<RunLadder>, CalibrateError> {
-    let coupled = stats.get(Of::Expert(layer, expert), Quantity::AtomCoupled);
-    let (Ok(coupled), true) = (coupled, !weights.is_empty()) else { return Ok(vec![]) };
-    let seen = stats.get(Of::Layer(layer), Quantity::Tokens)?[expert];
-    let scale = if seen > 0.0 { 0.5 / seen / tokens } else { 0.0 };
-    let matrices = Projection::ALL.map(|projection| {
-        let part = Part::Expert { expert, segment: 0, projection };
-        let (of, stored) = (Of::Tensor(Tensor::Layer(layer, part)), weights.get(&part));
-        let weight = |quantity| stats.get(of, quantity);
-        (
-            part,
-            stored.map(|stored| (stored.matrix_shape(), stored.to_f32())),
-            weight(Quantity::RowWeight),
-            weight(Quantity::ColumnWeight),
-        )
-    });
-    let run = |atoms: Vec<usize>| {
-        let dropped = atoms.iter().map(|&atom| 0.5 * coupled[atom] / tokens).sum();
-        let rungs = |projection: Projection| -> Result<Vec<Rung>, CalibrateError> {
-            let (part, stored, row, col) = &matrices[projection as usize];
-            let Some(((rows, cols), values)) = stored else { return Ok(vec![]) };
-            let ones = |n| vec![1.0; n];
-            // Without a token there are no weights; every choice then costs nothing.
-            let (row, col) = match (row, col) {
-                (Ok(row), Ok(col)) => (row.to_vec(), col.to_vec()),
-                _ if seen == 0.0 => (ones(*rows), ones(*cols)),
-                (Err(missing), _) | (_, Err(missing)) => return Err(missing.clone().into()),
-            };
-            let pick = |values: &[f64]| atoms.iter().map(|&atom| values[atom]).collect::<Vec<f64>>();
-            let (rows, cols, row, col, values): (_, _, _, _, Vec<f32>) = match projection {
-                Projection::Gate | Projection::Up => {
-                    let values = atoms.iter().flat_map(|&atom| &values[atom * cols..(atom + 1) * cols]);
-                    (atoms.len(), *cols, pick(&row), col, values.copied().collect())
-                }
-                Projection::Down => {
-                    let values = values.chunks(*cols).flat_map(|row| atoms.iter().map(|&atom| row[atom]));
-                    (*rows, atoms.len(), row, pick(&col), values.collect())
-                }
-            };
-            let found = ladder(rows, cols, &values, &row, &col, STEPS, Packing::Best);
-            scaled(found.map_err(|e| bad(Tensor::Layer(layer, *part), &e))?, scale)
-        };
-        let [gate, up, down] = Projection::ALL.map(rungs);
-        Ok(RunLadder { dropped, rungs: [gate?, up?, down?], atoms })
+pub(crate) fn scaled(rungs: Vec<Rung>, scale: f64) -> Vec<Rung> {
+    rungs.into_iter().map(|rung| Rung { cost: rung.cost * scale, ..rung }).collect()
+}
+
+/// What rungs of one matrix cost by several sums of weights.
+pub(crate) fn added(all: Option<Vec<Rung>>, rungs: Vec<Rung>) -> Vec<Rung> {
+    // The narrowest format by one may clip too much for the other.
+    let wider = |(a, b): (Rung, Rung)| {
+        let cost = a.cost + b.cost;
+        if a.format.levels() >= b.format.levels() { Rung { cost, ..a } } else { Rung { cost, ..b } }
     };
-    salient_runs(coupled, align).into_par_iter().map(run).collect()
+    match all {
+        None => rungs,
+        Some(all) => all.into_iter().zip(rungs).map(wider).collect(),
+    }
 }
 
-fn scaled(rungs: Vec<Rung>, scale: f64) -> Result<Vec<Rung>, CalibrateError> {
-    Ok(rungs.into_iter().map(|rung| Rung { cost: rung.cost * scale, ..rung }).collect())
-}
-
-fn bad(tensor: Tensor, error: &dyn std::fmt::Display) -> CheckpointError {
+pub(crate) fn bad(tensor: Tensor, error: &dyn std::fmt::Display) -> CheckpointError {
     CheckpointError::bad_input(Path::new("model"), &tensor.to_string(), error.to_string())
 }
 
@@ -147,21 +116,8 @@ impl Matrix<'_> {
             let col = stats.get(Of::Tensor(term), Quantity::ColumnWeight)?;
             let rungs = ladder(self.rows, self.cols, self.values, row, col, STEPS, Packing::Best)
                 .map_err(|e| bad(self.tensor, &e))?;
-            let rungs = scaled(rungs, scale)?;
-            all = Some(match all {
-                None => rungs,
-                // The narrowest format of one term may clip too much for the other.
-                Some(all) => all.into_iter().zip(rungs).map(|(a, b)| wider(a, b)).collect(),
-            });
+            all = Some(added(all, scaled(rungs, scale)));
         }
         Ok(all.unwrap_or_default())
-    }
-}
-
-fn wider(a: Rung, b: Rung) -> Rung {
-    let cost = a.cost + b.cost;
-    match a.format.levels() >= b.format.levels() {
-        true => Rung { cost, ..a },
-        false => Rung { cost, ..b },
     }
 }

@@ -19,6 +19,8 @@ mod layer;
 mod layout;
 mod locality;
 mod loss;
+mod measured;
+mod mergers;
 mod passage;
 mod reached;
 mod rounded;

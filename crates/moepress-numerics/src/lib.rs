@@ -2,6 +2,7 @@
 //!
 //! Every function is deterministic: ties go to the lower index, and no result depends on the number of threads.
 
+pub mod alignment;
 pub mod assignment;
 pub mod exact;
 pub mod knapsack;

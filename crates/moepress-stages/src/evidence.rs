@@ -153,7 +153,7 @@ fn rounding_error(format: Format) -> f64 {
 
 static NO_COSTS: RoundingCosts = RoundingCosts {
     formats: BTreeMap::new(),
-    ladders: Ladders { runs: BTreeMap::new(), matrices: BTreeMap::new() },
+    ladders: Ladders { runs: BTreeMap::new(), mergers: BTreeMap::new(), matrices: BTreeMap::new() },
 };
 static NO_WEIGHTS: WeightStatistics = WeightStatistics { grams: BTreeMap::new(), outliers: BTreeMap::new() };
 

@@ -11,6 +11,8 @@ pub struct LadderNeed {
     pub classes: BTreeSet<Class>,
     /// Atoms of a run.
     pub align: usize,
+    /// Whether experts are looked for that could be one.
+    pub mergers: bool,
 }
 
 /// Neighbouring atoms of an expert in the order of their saliency.
@@ -24,11 +26,24 @@ pub struct RunLadder {
     pub rungs: [Vec<Rung>; 3],
 }
 
+/// Two experts of a layer as one: their weighted mean, atoms matched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Merger {
+    /// Weights of the first and the second in the mean.
+    pub weights: [f64; 2],
+    /// Predicted increase by each run being a mean while it stays, in nats per token.
+    pub mean: Vec<f64>,
+    /// Runs of the mean, by the atoms of the first expert and the sums of both.
+    pub runs: Vec<RunLadder>,
+}
+
 /// Ladders of matrices and of runs of atoms.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ladders {
     /// By layer and expert, most salient run first.
     pub runs: BTreeMap<(usize, usize), Vec<RunLadder>>,
+    /// Candidates for merging, by layer, first and second expert.
+    pub mergers: BTreeMap<(usize, usize, usize), Merger>,
     /// Of all other matrices; costs in nats per token, finest first.
     pub matrices: BTreeMap<Tensor, Vec<Rung>>,
 }

@@ -17,7 +17,7 @@ mod usage;
 mod weights;
 
 pub use costs::RoundingCosts;
-pub use ladders::{LadderNeed, Ladders, RunLadder, salient_runs};
+pub use ladders::{LadderNeed, Ladders, Merger, RunLadder, salient_runs};
 pub use locality::{RUNS, Segments, cache_hit_rate, run_uses_len, segments};
 pub use needs::{Need, Needs};
 pub use statistics::{Key, Of, Quantity, Statistics, StatisticsError};

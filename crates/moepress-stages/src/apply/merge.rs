@@ -2,7 +2,7 @@
 
 use super::{ApplyError, Layer};
 use moepress_model::{Group, Part};
-use moepress_numerics::assignment::assign_max;
+use moepress_numerics::alignment::matching;
 use moepress_quant::{Plain, Stored};
 use rayon::prelude::*;
 
@@ -57,8 +57,7 @@ struct Member {
     output: Option<Plain>,
 }
 
-/// For every member the atoms that are joined with those of the first, matched by linear assignment over gate, up
-/// and down (M-SMoE, arXiv 2310.01334, for gated experts).
+/// For every member the atoms that are joined with those of the first.
 fn orders(members: &[&[Plain; 3]], align: bool) -> Vec<Vec<usize>> {
     let width = members[0][0].shape[0];
     let unchanged = || (0..width).collect();
@@ -66,9 +65,9 @@ fn orders(members: &[&[Plain; 3]], align: bool) -> Vec<Vec<usize>> {
         return members.iter().map(|_| unchanged()).collect();
     }
     let reference = members[0].each_ref().map(Plain::to_f32);
-    let others =
-        members[1..].iter().map(|other| matching(&reference, &other.each_ref().map(Plain::to_f32), width));
-    [unchanged()].into_iter().chain(others).collect()
+    let others = members[1..].par_iter();
+    let others = others.map(|other| matching(&reference, &other.each_ref().map(Plain::to_f32), width));
+    [unchanged()].into_par_iter().chain(others).collect()
 }
 
 /// The weighted mean of experts whose atoms are joined in these orders. Sums in f64.
@@ -112,22 +111,4 @@ fn mean_vector(vectors: &[&Plain], weights: &[f64], orders: Option<&[Vec<usize>]
     }
     let values: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
     Plain::from_f32(vectors[0].dtype, vectors[0].shape.clone(), &values)
-}
-
-/// For every atom of the reference the atom of the other expert that takes its place.
-fn matching(reference: &[Vec<f32>; 3], other: &[Vec<f32>; 3], width: usize) -> Vec<usize> {
-    let atoms = |matrices: &[Vec<f32>; 3]| -> Vec<Vec<f32>> {
-        let hidden = matrices[0].len() / width;
-        let atom = |atom: usize| {
-            let row = |m: &[f32]| m[atom * hidden..(atom + 1) * hidden].to_vec();
-            let column = matrices[2].iter().skip(atom).step_by(width).copied().collect();
-            [row(&matrices[0]), row(&matrices[1]), column].concat()
-        };
-        (0..width).map(atom).collect()
-    };
-    let (reference, other) = (atoms(reference), atoms(other));
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
-    let gain: Vec<f64> =
-        reference.par_iter().flat_map_iter(|a| other.iter().map(move |b| dot(a, b))).collect();
-    assign_max(&gain, width)
 }

@@ -49,7 +49,9 @@ struct Column {
 
 /// An expert ready to be planned at any price.
 pub(super) struct Expert {
-    /// Predicted loss of dropping each run.
+    /// Predicted loss of all runs as they are; none but of means.
+    mean: f64,
+    /// Predicted loss of dropping each run, above that.
     dropped: Vec<f64>,
     /// Bytes of each run as it is.
     plain: Vec<u64>,
@@ -63,6 +65,7 @@ impl Expert {
     pub(super) fn new(runs: &[RunLadder], plain: Vec<u64>, most: usize) -> Self {
         let columns = Projection::ALL.map(|projection| columns(runs, projection));
         Self {
+            mean: 0.0,
             dropped: runs.iter().map(|run| run.dropped).collect(),
             plain,
             columns,
@@ -71,16 +74,27 @@ impl Expert {
         }
     }
 
+    /// The same of an expert whose runs cost that much by being means, as long as they stay.
+    pub(super) fn of_means(self, mean: &[f64]) -> Self {
+        let dropped = self.dropped.iter().zip(mean).map(|(dropped, mean)| dropped - mean).collect();
+        Self { mean: mean.iter().sum(), dropped, ..self }
+    }
+
+    /// Bytes of each run as it is.
+    pub(super) fn plain(&self) -> &[u64] {
+        &self.plain
+    }
+
     /// Nothing changes.
     pub(super) fn kept(&self) -> Plan {
         let all = 0..self.plain.len();
         let segments = if all.is_empty() { vec![] } else { vec![Segment { runs: all, rungs: None }] };
-        Plan { segments, bytes: self.plain.iter().sum(), cost: 0.0 }
+        Plan { segments, bytes: self.plain.iter().sum(), cost: self.mean }
     }
 
     /// All atoms go.
     pub(super) fn emptied(&self) -> Plan {
-        Plan { segments: vec![], bytes: 0, cost: self.dropped.iter().sum() }
+        Plan { segments: vec![], bytes: 0, cost: self.mean + self.dropped.iter().sum::<f64>() }
     }
 
     /// The best plan at that price, nats per byte; of equals the one with fewer segments.
@@ -105,7 +119,7 @@ impl Expert {
         }
         let mut used = (0..=self.most)
             .fold(0, |least, n| if best[n][count].0 < best[least][count].0 { n } else { least });
-        let (mut end, mut plan) = (count, Plan::default());
+        let (mut end, mut plan) = (count, Plan { cost: self.mean, ..Plan::default() });
         while end > 0 {
             match best[used][end].1 {
                 None => {

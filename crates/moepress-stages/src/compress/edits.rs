@@ -1,11 +1,11 @@
 //! From what becomes of every expert and matrix to edits.
 
 use super::choices::{Plan, Segment};
+use super::market::Candidate;
 use moepress_model::{Edit, Part, Projection, Solver, Tensor};
 use moepress_quant::codec::Packing;
 use moepress_quant::formats::Rung;
 use moepress_quant::{Code, Format};
-use moepress_stats::RunLadder;
 use std::collections::BTreeMap;
 
 /// How matrices are rounded.
@@ -18,20 +18,20 @@ pub(super) struct How {
 
 /// An expert and what becomes of it.
 pub(super) struct Fate<'a> {
-    pub(super) layer: usize,
+    pub(super) of: &'a Candidate<'a>,
+    /// Its number once experts are joined.
     pub(super) expert: usize,
-    pub(super) runs: &'a [RunLadder],
     pub(super) plan: &'a Plan,
 }
 
 impl Fate<'_> {
     fn atoms(&self, segment: &Segment) -> Vec<usize> {
-        self.runs[segment.runs.clone()].iter().flat_map(|run| run.atoms.clone()).collect()
+        self.of.runs[segment.runs.clone()].iter().flat_map(|run| run.atoms.clone()).collect()
     }
 
     /// Whether nothing happens to it.
     fn kept(&self) -> bool {
-        matches!(&self.plan.segments[..], [Segment { runs, rungs: None }] if runs.len() == self.runs.len())
+        matches!(&self.plan.segments[..], [Segment { runs, rungs: None }] if runs.len() == self.of.runs.len())
     }
 }
 
@@ -46,7 +46,7 @@ pub(super) fn edits(fates: &[Fate<'_>], others: &[(Tensor, Option<Rung>)], how: 
     };
     let mut edits = vec![];
     for fate in fates.iter().filter(|fate| !fate.kept()) {
-        let (layer, expert, segments) = (fate.layer, fate.expert, &fate.plan.segments);
+        let (layer, expert, segments) = (fate.of.layer, fate.expert, &fate.plan.segments);
         let atoms: Vec<Vec<usize>> = segments.iter().map(|segment| fate.atoms(segment)).collect();
         edits.push(Edit::KeepAtoms { layer, expert, atoms: atoms.concat() });
         if segments.len() > 1 {
@@ -74,7 +74,7 @@ pub(super) fn story(fates: &[Fate<'_>]) -> Vec<String> {
     let mut atoms: BTreeMap<&'static str, usize> = BTreeMap::new();
     let (mut all, mut segments, mut empty) = (0, 0, vec![]);
     for fate in fates {
-        let width: usize = fate.runs.iter().map(|run| run.atoms.len()).sum();
+        let width: usize = fate.of.runs.iter().map(|run| run.atoms.len()).sum();
         let mut left = 0;
         for segment in &fate.plan.segments {
             let word = match segment.rungs.as_ref().map(|[gate, ..]| gate.format.code) {
@@ -91,7 +91,7 @@ pub(super) fn story(fates: &[Fate<'_>]) -> Vec<String> {
         *atoms.entry("dropped").or_default() += width - left;
         (all, segments) = (all + width, segments + fate.plan.segments.len());
         if left == 0 {
-            empty.push(format!("{}.{}", fate.layer, fate.expert));
+            empty.push(fate.of.name());
         }
     }
     let share =

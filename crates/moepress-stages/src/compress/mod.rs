@@ -1,18 +1,20 @@
 //! `compress`: spends one byte budget on all matrices at once. Every run of atoms is dropped, rounded to ternary, 2, 3,
-//! 4 or 8 bits, or left; every other matrix is rounded or left.
+//! 4 or 8 bits, or left; every other matrix is rounded or left; two experts may become one.
 //!
 //! Parameters: one of `budget` (bytes of all tensors), `bpw` (bits per weight of the whole model) and `ratio` (of the
-//! bytes that `classes` take now), `classes`, `align`, `segments`, `damp`, `compensate`.
+//! bytes that `classes` take now), `classes`, `align`, `segments`, `merge`, `damp`, `compensate`.
 //!
 //! Everything is scored in nats of loss by a diagonal Fisher (budget.md 1), atoms that go by their coupled HEAPr score.
 //! Matrices are rounded on uniform grids and stored in an entropy code, so that a step costs what its codes take: a
 //! uniform quantizer with an entropy code is within a quarter of a bit of what any could do (Gish and Pierce,
 //! "Asymptotically efficient quantizing", 1968). The cheapest choices within the budget are found by a
-//! price of a byte, with a proven gap (budget.md 3); the walk that writes then keeps every matrix to its
+//! price of a byte, with a proven gap (budget.md 3); at that price pairs of experts are judged too. The walk that writes then keeps every matrix to its
 //! bytes, by GPTQ on what reaches it, with `down_proj` fitted anew to what is left of its expert.
 
 mod choices;
 mod edits;
+mod joins;
+mod market;
 
 use crate::coverage::Standing;
 use crate::evidence::Evidence;
@@ -20,12 +22,13 @@ use crate::stage::{Decision, Stage, StageError, percent};
 use crate::targets::{CLASSES, any_grouped, classes_or, matrices};
 use choices::{Expert, Plan, matrix_choices};
 use edits::{Fate, edits};
+use market::{Candidate, HIGHEST_PRICE, Market};
 use moepress_model::{Class, ModelSpec, Part, Projection, Tensor};
-use moepress_numerics::knapsack::{Choice, allocate};
+use moepress_numerics::knapsack::Choice;
 use moepress_quant::formats::Rung;
 use moepress_recipe::{RecipeError, StageSpec};
-use moepress_stats::{LadderNeed, Need, Needs, RunLadder, StatisticsError};
-use rayon::prelude::*;
+use moepress_stats::{LadderNeed, Merger, Need, Needs, StatisticsError};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 #[derive(Clone, Copy)]
@@ -40,13 +43,24 @@ struct Compress {
     classes: Vec<Class>,
     align: usize,
     segments: usize,
+    merge: bool,
     rounding: edits::How,
     params: StageSpec,
 }
 
 pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     let params = &spec.params;
-    params.only(&["budget", "bpw", "ratio", "classes", "align", "segments", "damp", "compensate"])?;
+    params.only(&[
+        "budget",
+        "bpw",
+        "ratio",
+        "classes",
+        "align",
+        "segments",
+        "merge",
+        "damp",
+        "compensate",
+    ])?;
     let above_zero = |most| (Bound::Excluded(0.0), Bound::Included(most));
     let budget = match (params.bytes("budget")?, params.has("bpw"), params.has("ratio")) {
         (Some(bytes), false, false) => Budget::Bytes(bytes),
@@ -69,6 +83,7 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
         classes: classes_or(params, &CLASSES)?,
         align: params.usize_in("align", Some(32), 1..)?,
         segments: params.usize_in("segments", Some(4), 1..=64)?,
+        merge: params.bool("merge", Some(true))?,
         rounding,
         params: spec.clone(),
     }))
@@ -119,73 +134,29 @@ impl Compress {
                     Standing::Keep => Some(planned.kept()),
                     Standing::Measured => None,
                 };
-                found.push(Candidate { layer, expert, runs, planned, fixed });
+                found.push(Candidate { layer, expert, with: None, runs, planned, fixed });
             }
         }
         Ok(found)
     }
-}
 
-/// An expert that may change.
-struct Candidate<'a> {
-    layer: usize,
-    expert: usize,
-    runs: &'a [RunLadder],
-    planned: Expert,
-    /// What becomes of it at any price.
-    fixed: Option<Plan>,
-}
-
-impl Candidate<'_> {
-    fn plan(&self, price: f64) -> Plan {
-        self.fixed.clone().unwrap_or_else(|| self.planned.plan(price))
-    }
-}
-
-/// Everything that the budget is spent on.
-struct Market<'a> {
-    experts: Vec<Candidate<'a>>,
-    /// Choices of every other matrix.
-    matrices: Vec<Vec<Choice>>,
-}
-
-impl Market<'_> {
-    /// Bytes of what is best at that price, and its cost + price · bytes.
-    fn at(&self, price: f64) -> (u64, f64) {
-        let score = |choice: &Choice| choice.cost + price * choice.bytes as f64;
-        let best = |choices: &Vec<Choice>| {
-            let least =
-                choices.iter().min_by(|a, b| score(a).total_cmp(&score(b)).then(a.bytes.cmp(&b.bytes)));
-            least.copied().unwrap_or(Choice { bytes: 0, cost: 0.0 })
+    /// The pairs of those experts that could be one.
+    fn pairs<'a>(&self, evidence: &Evidence<'a>, experts: &[Candidate<'a>]) -> Vec<Candidate<'a>> {
+        let free: BTreeMap<(usize, usize), &Candidate<'_>> =
+            experts.iter().filter(|of| of.fixed.is_none()).map(|of| ((of.layer, of.expert), of)).collect();
+        let mergers = evidence.costs.ladders.mergers.iter().filter(|_| self.merge);
+        let pair = |(&(layer, expert, second), merger): (&(usize, usize, usize), &'a Merger)| {
+            let (first, _) = (free.get(&(layer, expert))?, free.get(&(layer, second))?);
+            let of = &evidence.spec.moe(layer)?.experts;
+            (of.get(expert)?.segments == of.get(second)?.segments).then_some(())?;
+            let planned = Expert::new(&merger.runs, first.planned.plain().to_vec(), self.segments);
+            let planned = planned.of_means(&merger.mean);
+            let with = Some((second, merger.weights));
+            Some(Candidate { layer, expert, with, runs: &merger.runs, planned, fixed: None })
         };
-        let plans: Vec<Choice> = self.experts.par_iter().map(|expert| expert.plan(price).choice()).collect();
-        let chosen = plans.into_iter().chain(self.matrices.iter().map(best));
-        chosen.fold((0, 0.0), |(bytes, sum), choice| (bytes + choice.bytes, sum + score(&choice)))
-    }
-
-    /// The lowest price at which what is best fits, to a part in a thousand.
-    fn price(&self, budget: u64) -> f64 {
-        let (mut low, mut high) = (LOWEST_PRICE, 1.0);
-        if self.at(low).0 <= budget {
-            return low;
-        }
-        while high < 1e9 && self.at(high).0 > budget {
-            high *= 1e3;
-        }
-        while high / low > 1.001 {
-            let middle = (low * high).sqrt();
-            if self.at(middle).0 > budget { low = middle } else { high = middle }
-        }
-        high
+        mergers.filter_map(pair).collect()
     }
 }
-
-/// Nats per byte below which nothing is worth less.
-const LOWEST_PRICE: f64 = 1e-18;
-
-/// Prices beside the one that meets the budget, as powers of two, at which experts are planned: what is left of the
-/// budget is spent between them.
-const NEARBY: [f64; 9] = [-1.0, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 1.0];
 
 impl Stage for Compress {
     fn describe(&self) -> String {
@@ -216,8 +187,16 @@ impl Stage for Compress {
     }
 
     fn needs(&self) -> Needs {
-        let ladders = LadderNeed { classes: self.classes.iter().copied().collect(), align: self.align };
+        let ladders = LadderNeed {
+            classes: self.classes.iter().copied().collect(),
+            align: self.align,
+            mergers: self.merge,
+        };
         Needs { ladders: Some(ladders), ..Needs::of([Need::Routing, Need::Atoms, Need::Fisher]) }
+    }
+
+    fn may_reroute(&self) -> bool {
+        self.merge
     }
 
     fn decide(&self, evidence: &Evidence<'_>) -> Result<Decision, StageError> {
@@ -234,64 +213,48 @@ impl Stage for Compress {
         let ladders = others.iter().map(ladder).collect::<Result<Vec<_>, _>>()?;
         let choices =
             |(tensor, rungs): (&Tensor, &&Vec<Rung>)| matrix_choices(rungs, spec.stored_bytes(*tensor));
-        let market = Market {
-            experts: self.experts(evidence)?,
-            matrices: others.iter().zip(&ladders).map(choices).collect(),
-        };
+        let experts = self.experts(evidence)?;
+        let pairs = self.pairs(evidence, &experts);
+        let matrix_choices: Vec<Vec<Choice>> = others.iter().zip(&ladders).map(choices).collect();
         let changing: u64 =
             matrices(spec, &self.classes).iter().map(|&tensor| spec.stored_bytes(tensor)).sum();
         let rest = spec.total_bytes() - changing;
         let budget = self.budget(spec);
-        let least = market.at(1e9).0;
+        let least =
+            Market { experts: experts.iter().collect(), matrices: &matrix_choices }.at(HIGHEST_PRICE).0;
         if rest + least > budget {
             let message = format!(
                 "is {budget} bytes, but {rest} are outside `classes` and the smallest choices for the others need {least}; raise it or add classes"
             );
             return Err(self.params.params.error(self.key(), message).into());
         }
-        let price = market.price(budget - rest);
-        let bound = market.at(price).1 - price * (budget - rest) as f64;
-        let plans: Vec<Vec<Plan>> = market
-            .experts
-            .par_iter()
-            .map(|expert| {
-                let mut plans: Vec<Plan> =
-                    NEARBY.iter().map(|by| expert.plan((price * by.exp2()).min(1e9))).collect();
-                plans.dedup();
-                plans
-            })
-            .collect();
-        let of_plans = |plans: &Vec<Plan>| plans.iter().map(Plan::choice).collect();
-        let items: Vec<Vec<Choice>> =
-            plans.iter().map(of_plans).chain(market.matrices.iter().cloned()).collect();
-        let found = allocate(&items, budget - rest)
+        let joined = joins::spend(&experts, &pairs, &matrix_choices, budget - rest)
             .map_err(|error| self.params.params.error(self.key(), error.to_string()))?;
-        let (of_experts, of_others) = found.chosen.split_at(plans.len());
-        let fates: Vec<Fate<'_>> = market
+        let spent = &joined.spent;
+        let (mut made, numbers) = joins::join(spec, &spent.experts);
+        let fates: Vec<Fate<'_>> = spent
             .experts
             .iter()
-            .zip(plans.iter().zip(of_experts))
-            .map(|(of, (plans, &at))| Fate {
-                layer: of.layer,
-                expert: of.expert,
-                runs: of.runs,
-                plan: &plans[at],
-            })
+            .filter_map(|(of, plan)| Some(Fate { of, expert: *numbers.get(&(of.layer, of.expert))?, plan }))
             .collect();
         let rung = |((tensor, rungs), at): ((&Tensor, &&Vec<Rung>), &usize)| {
             (*tensor, at.checked_sub(1).and_then(|at| rungs.get(at).copied()))
         };
         let others: Vec<(Tensor, Option<Rung>)> =
-            others.iter().zip(&ladders).zip(of_others).map(rung).collect();
+            others.iter().zip(&ladders).zip(&spent.matrices).map(rung).collect();
         let mut notes = vec![format!(
             "compress: {} of {budget} bytes planned, predicted increase of NLL {:.5} nats per token (at most {:.1e} above the optimum)",
-            found.bytes + rest,
-            found.cost,
-            (found.cost - bound).max(0.0)
+            spent.bytes + rest,
+            spent.cost,
+            (spent.cost - spent.bound).max(0.0)
         )];
         notes.extend(edits::story(&fates));
+        if self.merge {
+            notes.extend(joined.story(&pairs));
+        }
         notes.extend(evidence.coverage_notes("were dropped", "stay as they are")?);
-        Ok(Decision { edits: edits(&fates, &others, self.rounding), notes, predicted: Some(found.cost) })
+        made.extend(edits(&fates, &others, self.rounding));
+        Ok(Decision { edits: made, notes, predicted: Some(spent.cost) })
     }
 }
 

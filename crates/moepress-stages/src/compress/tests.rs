@@ -7,7 +7,7 @@ use moepress_model::Edit;
 use moepress_quant::formats::{Rung, half_power};
 use moepress_quant::{Code, Format, Grouped};
 use moepress_recipe::{BelowMinTokens, Coverage};
-use moepress_stats::{Ladders, Of, Quantity, RoundingCosts, RunLadder, Statistics};
+use moepress_stats::{Ladders, Merger, Of, Quantity, RoundingCosts, RunLadder, Statistics};
 
 fn rung(exponent: i32, bytes: u64, cost: f64) -> Rung {
     let format = Grouped::new(Code::Int(4), Grouped::ROW, true);
@@ -143,4 +143,131 @@ fn what_cannot_be_is_refused() {
     let cut = toy().after(&[Edit::CutSegments { layer: 0, expert: 0, widths: vec![2, 4] }]).unwrap();
     let error = stage("compress: {ratio: 0.5}").check(&cut).unwrap_err().to_string();
     assert!(error.contains("cut into segments"), "{error}");
+}
+
+/// Two experts with these runs as one, at an extra cost of each run.
+fn merger(first: &[RunLadder], second: &[RunLadder], mean: f64) -> Merger {
+    let both = |(a, b): (&RunLadder, &RunLadder)| {
+        let add = |(a, b): (&Rung, &Rung)| Rung { cost: a.cost + b.cost, ..*a };
+        let rungs = [0, 1, 2].map(|at| a.rungs[at].iter().zip(&b.rungs[at]).map(add).collect());
+        RunLadder { atoms: a.atoms.clone(), dropped: a.dropped + b.dropped, rungs }
+    };
+    let runs: Vec<RunLadder> = first.iter().zip(second).map(both).collect();
+    Merger { weights: [0.25, 0.75], mean: vec![mean; runs.len()], runs }
+}
+
+#[test]
+fn experts_that_are_alike_become_one() {
+    let (spec, (stats, mut costs)) = (toy(), evidence());
+    let runs = costs.ladders.runs.clone();
+    let pair = |a: usize, b: usize, mean: f64| ((0, a, b), merger(&runs[&(0, a)], &runs[&(0, b)], mean));
+    costs.ladders.mergers.extend([pair(0, 2, 1e-4), pair(0, 1, 3.0), pair(1, 2, 0.2)]);
+    let decide = |keys: &str, coverage: Coverage| {
+        let stage = stage(&format!("compress: {{ratio: 0.12, classes: [experts], align: 3{keys}}}"));
+        stage.decide(&Evidence { costs: &costs, coverage, ..Evidence::new(&spec, &stats) }).unwrap()
+    };
+    let (apart, merged) = (decide(", merge: false", Coverage::default()), decide("", Coverage::default()));
+    assert!(merged.predicted < apart.predicted, "{merged:?}");
+    assert!(
+        merged.notes.iter().any(|note| note.contains("1 of 3 pairs") && note.contains("0.0+2")),
+        "{:?}",
+        merged.notes
+    );
+    let Edit::MergeExperts { layer: 0, groups, align: true } = &merged.edits[0] else { panic!("{merged:?}") };
+    assert_eq!(
+        groups.iter().map(|group| group.members.clone()).collect::<Vec<_>>(),
+        [vec![0, 2], vec![1], vec![3]]
+    );
+    assert_eq!(groups[0].weights, [0.25, 0.75]);
+    let after = spec.after(&merged.edits).unwrap();
+    assert_eq!(after.moe(0).unwrap().router, [0, 1, 0, 2]);
+    let (found, allowed) = (after.bytes_by_class()[&Class::Experts].1, 0.12 * 2304.0);
+    assert!(found as f64 <= allowed && found as f64 > allowed - 110.0, "{found} of {allowed}");
+    // Other experts have moved up: what mattered least is now the third.
+    let kept = |expert: usize| {
+        merged.edits.iter().find_map(|edit| match edit {
+            Edit::KeepAtoms { layer: 0, expert: e, atoms } if *e == expert => Some(atoms.len()),
+            _ => None,
+        })
+    };
+    assert!(kept(2) < kept(0) && kept(3).is_none(), "{:?}", merged.edits);
+    // What stays or goes by policy is no candidate.
+    let coverage = Coverage { min_tokens: 100, below: BelowMinTokens::Prune };
+    assert!(!decide("", coverage).edits.iter().any(Edit::changes_routing));
+}
+
+#[test]
+fn pairs_are_the_best_of_all() {
+    let plain = || vec![144; 2];
+    let runs = |expert: usize| {
+        let of = |weight: f64| RunLadder {
+            atoms: vec![0],
+            dropped: 9.0 * weight,
+            rungs: [(); 3].map(|()| {
+                vec![rung(-4, 12, 0.1 * weight), rung(-2, 9, 0.4 * weight), rung(0, 6, 1.6 * weight)]
+            }),
+        };
+        let weight = [1.0, 0.7, 2.0, 0.2, 1.1][expert];
+        vec![of(weight), of(0.2 * weight)]
+    };
+    let all: Vec<Vec<RunLadder>> = (0..5).map(runs).collect();
+    let candidate = |expert: usize, runs| Candidate {
+        layer: 0,
+        expert,
+        with: None,
+        runs,
+        planned: Expert::new(runs, plain(), 2),
+        fixed: None,
+    };
+    let experts: Vec<Candidate<'_>> = (0..5).map(|expert| candidate(expert, &all[expert][..])).collect();
+    let mergers: Vec<(usize, usize, Merger)> =
+        [(0, 1, 0.3), (0, 4, 0.2), (1, 2, 0.4), (2, 4, 0.9), (3, 4, 0.05)]
+            .map(|(a, b, mean)| (a, b, merger(&all[a], &all[b], mean)))
+            .into();
+    let pairs: Vec<Candidate<'_>> = mergers
+        .iter()
+        .map(|(a, b, merger)| Candidate {
+            with: Some((*b, merger.weights)),
+            planned: Expert::new(&merger.runs, plain(), 2).of_means(&merger.mean),
+            ..candidate(*a, &merger.runs[..])
+        })
+        .collect();
+    let disjoint = |taken: &[&Candidate<'_>]| {
+        let gone: Vec<usize> = taken.iter().flat_map(|pair| [pair.expert, pair.with.unwrap().0]).collect();
+        (0..5).all(|expert| gone.iter().filter(|&&gone| gone == expert).count() < 2).then_some(gone)
+    };
+    let sets: Vec<Vec<&Candidate<'_>>> = (0..1 << pairs.len())
+        .map(|set| (0..pairs.len()).filter(|at| set >> at & 1 == 1).map(|at| &pairs[at]).collect())
+        .collect();
+    let mut merged = 0;
+    for budget in [20, 50, 80, 110, 150, 200, 300, 500] {
+        let found = joins::spend(&experts, &pairs, &[], budget).unwrap();
+        let (spent, price) = (&found.spent, found.spent.price);
+        let (mut cheapest, mut most) = (f64::INFINITY, 0.0f64);
+        for taken in &sets {
+            let Some(gone) = disjoint(taken) else { continue };
+            let (in_pairs, alone): (Vec<_>, Vec<_>) =
+                experts.iter().partition(|of| gone.contains(&of.expert));
+            let score = |of: &[&Candidate<'_>]| of.iter().map(|of| of.score(price)).sum::<f64>();
+            most = most.max(score(&in_pairs) - score(taken));
+            let market =
+                Market { experts: alone.into_iter().chain(taken.iter().copied()).collect(), matrices: &[] };
+            cheapest = cheapest.min(market.spend(budget).unwrap().cost);
+        }
+        assert!(spent.bytes <= budget && spent.cost <= found.apart);
+        assert!(spent.bound <= cheapest + 1e-9, "{budget}: {} {cheapest}", spent.bound);
+        let taken = joins::worth(&experts, &pairs, price);
+        let saved: f64 = taken
+            .iter()
+            .map(|&at| {
+                let members = [pairs[at].expert, pairs[at].with.unwrap().0];
+                members.map(|expert| experts[expert].score(price)).iter().sum::<f64>()
+                    - pairs[at].score(price)
+            })
+            .sum();
+        // Taking the best pair first saves at least half of what could be.
+        assert!(saved >= 0.5 * most - 1e-9 && saved <= most + 1e-9, "{budget}: {saved} of {most}");
+        merged += spent.experts.iter().filter(|(of, _)| of.with.is_some()).count();
+    }
+    assert!(merged > 4, "{merged}");
 }
