@@ -309,6 +309,29 @@ fn a_doctor_looks_before_hours_are_spent() {
 }
 
 #[test]
+fn json_is_one_document_for_commands_that_write_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = demo().display().to_string();
+    let document = |words: &[&str]| -> Value {
+        let output = moepress(&[words, &["--json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+    };
+    let words = ["generate", &model, "--prompt", "The old house", "-n", "8"];
+    let said = document(&words);
+    let plain = stdout(&moepress(&words));
+    assert_eq!(said["texts"][0]["text"].as_str().unwrap(), plain.trim_end_matches('\n'));
+    assert_eq!((&said["texts"][0]["tokens"], &said["texts"][0]["stop"]), (&json!(8), &json!("length")));
+    let several =
+        document(&[&words[..], &["--texts", "3", "--temperature", "1", "--memory-budget", "12MB"]].concat());
+    assert_eq!(several["texts"].as_array().unwrap().len(), 3);
+    assert!(several["experts"]["uses"].as_u64().unwrap() > 0, "{several}");
+    let file = dir.path().join("l.safetensors").display().to_string();
+    let logits = document(&["logits", &model, "--prompt", "The old", "--out", &file]);
+    assert_eq!((&logits["output"], &logits["shape"][2]), (&json!(file), &json!(4096)));
+    assert!(document(&["init", "--model", &model])["recipe"].as_str().unwrap().contains("version: 1"));
+}
+
+#[test]
 fn a_linked_model_is_as_good_and_text_seen_before_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let link = dir.path().join("model");

@@ -129,7 +129,7 @@ pub(crate) fn explained(what: &str) -> &'static str {
         "assign_bits" => "every matrix is given the precision that the loss can afford",
         "quantize" => "weights are rounded to their precision",
         "compensate" => "what is left is refitted to make up for what was removed",
-        "compress" => "what to remove and how to round the rest is decided together, under one budget",
+        "compress" => "what to merge, remove and round is decided together, under one budget",
         _ => "the model is edited",
     }
 }

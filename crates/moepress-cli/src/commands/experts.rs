@@ -75,6 +75,15 @@ pub fn read(context: &Context, path: &Path, spec: &ModelSpec) -> Result<Trace, F
     Ok(Trace { uses: uses.iter().enumerate().map(used).collect::<Result<_, _>>()? })
 }
 
+/// The same for programs.
+pub fn figures(report: &CacheReport) -> Value {
+    let CacheReport { uses, hits, bytes_read, read_ahead, read_ahead_used, stalled } = report;
+    json!({
+        "uses": uses, "hits": hits, "bytes_read": bytes_read, "read_ahead": read_ahead,
+        "read_ahead_used": read_ahead_used, "stalled_seconds": stalled.as_secs_f64(),
+    })
+}
+
 /// One line about a cache.
 pub fn line(report: &CacheReport) -> String {
     let CacheReport { uses, hits, bytes_read, read_ahead, read_ahead_used, stalled } = report;

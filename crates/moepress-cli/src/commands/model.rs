@@ -7,7 +7,7 @@ use crate::failure::{Failure, Reason};
 use crate::output;
 use moepress_checkpoint::{Checkpoint, ErrorKind, Source, available_memory};
 use moepress_gpu::GpuError;
-use moepress_nn::Backend;
+use moepress_nn::{Backend, Device};
 use moepress_pipeline::{Loader, PipelineError};
 use moepress_runtime::{Blocks, Model, RuntimeError};
 use moepress_text::Tokenizer;
@@ -54,6 +54,11 @@ fn on_first<T>(place: Place, load: impl Fn(Backend) -> Result<T, Failure>) -> Re
         return Ok((load(Backend::Cpu)?, Backend::Cpu));
     };
     Ok((load(backend)?, backend))
+}
+
+/// The device that calibration computes on, and of which backend it is.
+pub fn device(place: Place) -> Result<(Device, Backend), Failure> {
+    on_first(place, |backend| Ok(backend.device()?))
 }
 
 /// A device other than the CPU, for the pipeline.

@@ -1,13 +1,12 @@
 //! `moepress sweep`: size against quality for several methods.
 
 use super::recipe::RecipeFile;
-use super::{Context, Ending};
-use crate::args::Threads;
+use super::{Context, Ending, model};
+use crate::args::{Placed, Threads};
 use crate::failure::Failure;
 use crate::progress::Shown;
-use crate::{args, output, place};
+use crate::{output, place};
 use moepress_checkpoint::digest;
-use moepress_nn::Backend;
 use moepress_pipeline::{PlannedPoint, SweepPlan, SweepReport, SweepRun, plan_sweep, run_sweep};
 use serde::Serialize;
 use std::ffi::OsString;
@@ -48,9 +47,8 @@ pub struct Args {
     cache: Option<PathBuf>,
     #[command(flatten)]
     threads: Threads,
-    /// Where calibration computes: cpu, or cuda or wgpu in a build with that feature
-    #[arg(long, value_name = "BACKEND", default_value = "cpu", value_parser = args::backend)]
-    device: Backend,
+    #[command(flatten)]
+    placed: Placed,
     /// Take the measurement from a file of `moepress stats`, which must hold all shards
     #[arg(long, value_name = "FILE")]
     statistics_from: Option<PathBuf>,
@@ -93,7 +91,7 @@ impl Args {
             place::apart(path, "model", &recipe.model)?;
         }
         place::apart(&cache, "output", &out)?;
-        let device = self.device.device()?;
+        let (device, backend) = model::device(self.placed.device)?;
         self.threads.start()?;
         let job = SweepRun {
             files: &context.files,
@@ -101,7 +99,7 @@ impl Args {
             model_name: &recipe.model.to_string_lossy(),
             out: &out,
             cache: &cache,
-            computer: &format!("{} {}", program(context)?, self.device),
+            computer: &format!("{} {}", program(context)?, backend),
             statistics_from: self.statistics_from.as_deref(),
             device,
             render: &|report| {
