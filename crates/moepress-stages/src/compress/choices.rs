@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// What rounding costs beside what its errors to nearest would: later columns and `down_proj` make up for about half
-/// of them, for nothing of what is dropped. Measured on the demo model: without it too many atoms go (`docs/results.md`).
+/// of them, for nothing of what is dropped. Measured on the demo model: without it too many atoms go.
 const FEEDBACK: f64 = 0.5;
 
 /// Neighbouring runs that are stored alike.
