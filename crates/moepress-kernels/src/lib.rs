@@ -8,6 +8,7 @@
 //! | `dot` | plain | fewer than sixteen | f32, straight from the stored numbers |
 //! | `isa::{portable, avx2, avx512}` | packed | [`Precision::Fast`] | dot products of codes and eight-bit activations |
 //! | `isa::panel` | packed | sixteen or more, [`Precision::Fast`], AVX-512 | the same, weights unpacked once for all inputs |
+//! | `isa::trits` | in five-trit bytes | fewer than sixteen, [`Precision::Fast`], AVX-512 | the same, straight from the bytes |
 //! | `isa::bf16` | bf16 | sixteen or more, [`Precision::Fast`] | pairs of bf16 products |
 //!
 //! The instruction set is chosen at run time. [`matmuls`] spreads several products over the threads of rayon.
@@ -59,7 +60,8 @@ pub use limits::Limits;
 pub use matmul::{matmul, matmuls};
 pub use product::{Side, product};
 pub use reference::matmul_reference;
-pub use team::assembled;
+pub use rows::{Decode, five_trits};
+pub use team::{assembled, each_of, stands_by};
 pub use vector::{clamped_swiglu, mix, silu_times, softmax, squares};
 
 use moepress_quant::Stored;
