@@ -20,7 +20,8 @@
 //!   term covers underflow.
 //! - Eight-bit activations: with the step σⱼ, 1/127 of the largest magnitude in the block of 128 columns that j
 //!   belongs to, |y − ref| ≤ ½ Σⱼ σⱼ |wⱼ| + (c / s + 16) · ε · Σⱼ mⱼ (|xⱼ| + σⱼ) + c · 2⁻¹¹⁸ · max |w|. mⱼ is |wⱼ|,
-//!   and with offsets scale · code + |offset|; s is 256, and in panels the columns that share their scales, at most 128.
+//!   and with offsets scale · code + |offset|; s is 256, 160 for five-trit bytes, and in panels the columns that share
+//!   their scales, at most 128.
 //!   The dot products of codes are exact; the first term is the rounding of activations, at most half a step each; the
 //!   last covers blocks that are zeros to eight bits and f32.
 //! - bf16 activations: |y − ref| ≤ (2⁻⁸ + c · ε) · Σⱼ |xⱼ| |wⱼ| + 2⁻¹²⁵ · Σⱼ (|xⱼ| + |wⱼ| + 1); subnormal numbers count as
