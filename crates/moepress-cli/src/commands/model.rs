@@ -128,7 +128,7 @@ pub fn load_within(
     }
     let before = memory.used_before.as_ref().map(|path| experts::read(context, path, spec)).transpose()?;
     let policy = (memory.policy.0)(before.as_ref());
-    let model = Model::load_within(checkpoint.clone(), budget, policy, memory.read_ahead)?;
+    let model = Model::load_within(checkpoint.clone(), budget, policy, memory.read_ahead, memory.on_miss)?;
     context.interrupt.check()?;
     Ok(model)
 }
