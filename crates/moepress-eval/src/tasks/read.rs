@@ -65,8 +65,7 @@ impl Task {
         }
         let found = questions.len();
         let (Some(kind), true) = (kind, found > shots) else {
-            let reason =
-                format!("has {found} questions, of which {shots} are examples: none is left to ask");
+            let reason = format!("has {found} questions, of which {shots} are examples: none is left to ask");
             return Err(CheckpointError::bad_input(path, "file", reason).into());
         };
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
