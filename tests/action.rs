@@ -116,4 +116,12 @@ fn the_shell_job_of_the_document_runs() {
     let (code, said) = run("bpw<100");
     assert_eq!(code, Some(10), "{said}");
     assert!(dir.path().join("compressed/report.md").exists());
+    // What was kept is of something else: measured again.
+    fs::remove_dir_all(dir.path().join("compressed")).unwrap();
+    fs::remove_file(dir.path().join("gates.xml")).unwrap();
+    let kept = dir.path().join(".moepress-cache/statistics.safetensors");
+    fs::write(&kept, "of another model").unwrap();
+    let (code, said) = run("ppl_ratio>1000");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!kept.exists());
 }

@@ -309,6 +309,60 @@ fn a_doctor_looks_before_hours_are_spent() {
 }
 
 #[test]
+fn json_is_one_document_for_commands_that_write_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = demo().display().to_string();
+    let document = |words: &[&str]| -> Value {
+        let output = moepress(&[words, &["--json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+    };
+    let words = ["generate", &model, "--prompt", "The old house", "-n", "8"];
+    let said = document(&words);
+    let plain = stdout(&moepress(&words));
+    assert_eq!(said["texts"][0]["text"].as_str().unwrap(), plain.trim_end_matches('\n'));
+    assert_eq!((&said["texts"][0]["tokens"], &said["texts"][0]["stop"]), (&json!(8), &json!("length")));
+    let several =
+        document(&[&words[..], &["--texts", "3", "--temperature", "1", "--memory-budget", "12MB"]].concat());
+    assert_eq!(several["texts"].as_array().unwrap().len(), 3);
+    assert!(several["experts"]["uses"].as_u64().unwrap() > 0, "{several}");
+    let file = dir.path().join("l.safetensors").display().to_string();
+    let logits = document(&["logits", &model, "--prompt", "The old", "--out", &file]);
+    assert_eq!((&logits["output"], &logits["shape"][2]), (&json!(file), &json!(4096)));
+    assert!(document(&["init", "--model", &model])["recipe"].as_str().unwrap().contains("version: 1"));
+}
+
+#[test]
+fn a_linked_model_is_as_good_and_text_seen_before_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("model");
+    std::os::unix::fs::symlink(demo(), &link).unwrap();
+    assert!(moepress(&["inspect", link.to_str().unwrap()]).status.success());
+    let text = novel().display().to_string();
+    let texts = format!("{{files: ['{text}'], window: 64, windows: 2}}");
+    let recipe = dir.path().join("r.yaml");
+    let stages = "  - prune_experts: {method: frequency, ratio: 0.05}\n  - prune_atoms: {ratio: 0.02, ranking: per_expert, align: 64}\n";
+    let head = format!("version: 1\nmodel: {}\ncalibration: {texts}\nevaluate: {texts}\n", link.display());
+    fs::write(&recipe, format!("{head}stages:\n{stages}")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moepress"));
+    // The usual output is made where nobody names one.
+    let output = command.args(["run", "r.yaml", "--json"]).current_dir(dir.path()).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    assert!(dir.path().join("out/r/report.html").exists());
+    let said = |value: &Value| value.to_string();
+    assert!(said(&report["notes"]).contains("is measured on and evaluated on"), "{}", report["notes"]);
+    assert!(said(&report["stages"][0]["notes"]).contains("0% of all experts go, 5% were asked for"));
+    assert!(said(&report["stages"][1]["notes"]).contains("33.3333% of all atoms go, 2% were asked for"));
+    assert!(report["losses"][0]["predicted"].as_f64().unwrap() > 0.0);
+    for words in [["-n1", "--read-ahead"], ["--cache", "lru"], ["--used-before", "x"]] {
+        let said = fails(2, &[&["generate", link.to_str().unwrap(), "--prompt", "a"][..], &words].concat());
+        assert!(said.contains("--memory-budget"), "{said}");
+    }
+    assert!(
+        fails(3, &["init", "--model", link.to_str().unwrap(), "--text", "nope.txt"]).contains("nope.txt")
+    );
+}
+
+#[test]
 fn an_interrupted_run_leaves_nothing_behind() {
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let place = Place::new();

@@ -12,7 +12,7 @@ mod work;
 
 pub use decode::{Decode, decode};
 pub use error::BenchError;
-pub use kernel::{Kernel, Shape, kernel};
+pub use kernel::{Coding, Kernel, Shape, codings, kernel};
 pub use load::{Load, load};
 pub use prefill::{Prefill, prefill};
 pub use roofline::Roofline;

@@ -57,6 +57,8 @@ impl Checkpoint {
     pub fn open(files: &Arc<dyn Files>, dir: &Path) -> Result<Self, CheckpointError> {
         match files.kind(dir).map_err(|e| CheckpointError::reading(dir, e))? {
             Some(crate::Kind::Directory) => {}
+            // A link to a directory is as good: models are often kept elsewhere.
+            Some(_) if matches!(files.kind(&dir.join(".")), Ok(Some(crate::Kind::Directory))) => {}
             Some(_) => return Err(CheckpointError::bad_input(dir, "path", "is not a directory")),
             None => return Err(CheckpointError::bad_input(dir, "path", "does not exist")),
         }

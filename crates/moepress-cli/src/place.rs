@@ -1,12 +1,28 @@
 //! Where outputs may be.
 
 use crate::failure::Failure;
+use moepress_checkpoint::Files;
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf, absolute};
 
 /// Where a recipe's result goes: `--out`, else the recipe's `output`, else `out/` and the recipe's name.
 pub fn output(given: Option<&Path>, recipe_output: Option<&Path>, recipe: &Path) -> PathBuf {
     let stem = recipe.file_stem().unwrap_or(recipe.as_os_str());
     given.or(recipe_output).map_or_else(|| Path::new("out").join(stem), Path::to_owned)
+}
+
+/// Makes the folder that an output goes to where nobody named one; where somebody did, it has to be there.
+pub fn make_default(files: &dyn Files, given: Option<&Path>, out: &Path) -> Result<(), Failure> {
+    let Some(folder) = out.parent().filter(|folder| given.is_none() && !folder.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    match files.create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Failure::usage(format!(
+            "{}: cannot be made: {error} (choose another place with --out)",
+            folder.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Checks that an output cannot touch a directory, which `what` names: it is not that, not inside, and not

@@ -111,6 +111,8 @@ fn line(name: &str, done: u64, total: u64, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs();
     match total.saturating_sub(done) {
         0 => format!("{name} {done}/{total}, {seconds} s"),
+        // The first ones, which run side by side or wait, say little about the others.
+        _ if done < 3 => format!("{name} {done}/{total}, {seconds} s"),
         rest => {
             let left = elapsed.as_secs_f64() * rest as f64 / done.max(1) as f64;
             format!("{name} {done}/{total}, {seconds} s, about {left:.0} s left")
@@ -126,6 +128,7 @@ mod tests {
     fn lines_say_how_long() {
         let after = Duration::from_secs(12);
         assert_eq!(line("calibrate", 3, 12, after), "calibrate 3/12, 12 s, about 36 s left");
+        assert_eq!(line("calibrate", 2, 12, after), "calibrate 2/12, 12 s");
         assert_eq!(line("calibrate", 12, 12, after), "calibrate 12/12, 12 s");
     }
 }

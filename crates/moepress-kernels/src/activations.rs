@@ -1,7 +1,7 @@
 //! Inputs of products: f32 rows, and for the fast kernels the same as eight-bit integers.
 
 use crate::isa;
-use crate::rows::FEW;
+use crate::rows::{FEW, in_fives};
 use crate::team;
 use moepress_quant::{Code, Dtype, Format, Grouped, Stored};
 use rayon::prelude::*;
@@ -34,6 +34,8 @@ pub struct Activations<'a> {
     pub(crate) n: usize,
     pub(crate) precision: Precision,
     quantized: [OnceLock<Quantized>; 3],
+    /// For groups of 32, of 64, and longer ones.
+    fives: [OnceLock<Vec<Five>>; 3],
     halves: OnceLock<Vec<u16>>,
 }
 
@@ -62,7 +64,8 @@ impl<'a> Activations<'a> {
 
     fn of(values: Values<'a>, n: usize, precision: Precision) -> Self {
         let quantized = [const { OnceLock::new() }; 3];
-        Self { values, n, precision, quantized, halves: OnceLock::new() }
+        let fives = [const { OnceLock::new() }; 3];
+        Self { values, n, precision, quantized, fives, halves: OnceLock::new() }
     }
 
     /// The rows themselves.
@@ -112,6 +115,11 @@ impl<'a> Activations<'a> {
             true => made.iter().for_each(|(x, format)| x.make(*format)),
             false => made.par_iter().for_each(|(x, format)| x.make(*format)),
         }
+        for (x, w) in products {
+            if let Some(packed) = in_fives(x, w) {
+                x.fives(packed.format.group);
+            }
+        }
     }
 
     /// Makes what products with weights in this format need, unless it has been made.
@@ -146,6 +154,20 @@ impl<'a> Activations<'a> {
         let (of, rows) = self.whole();
         let made = || Quantized::new(of.values(), of.n, order);
         Integers { of: of.quantized[order as usize].get_or_init(made), rows, n: self.n }
+    }
+
+    /// The integers in chunks for codes in five-trit bytes, row after row, where that many weights share a scale.
+    pub(crate) fn fives(&self, group: usize) -> &[Five] {
+        let (of, length) = match group {
+            32 => (&self.fives[0], 32),
+            64 => (&self.fives[1], 64),
+            _ => (&self.fives[2], BLOCK),
+        };
+        of.get_or_init(|| {
+            let (x, cols) = (self.quantized(Order::Pairs), self.elements() / self.n.max(1));
+            let chunks = cols.div_ceil(Five::COLUMNS);
+            (0..self.n * chunks).map(|at| Five::new(x, at / chunks, at % chunks, [cols, length])).collect()
+        })
     }
 
     /// The values rounded to bf16, ties to even; NaN stays NaN.
@@ -205,6 +227,42 @@ pub(crate) struct Chunk {
     pub(crate) sums: [i32; LANES],
     /// What the codes of a lane are multiplied by.
     pub(crate) scales: [f32; LANES],
+}
+
+/// 320 activations in lanes of twenty, for codes in five-trit bytes: byte i of phase k is activation 5 i + k. A lane may
+/// reach into a second group; its activations there are apart.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(crate) struct Five {
+    /// Zero where the activation is in the other part.
+    pub(crate) codes: [[[i8; 4 * LANES]; 5]; 2],
+    /// Sums of the codes of a lane.
+    pub(crate) sums: [[i32; LANES]; 2],
+    /// What the codes of a lane are multiplied by.
+    pub(crate) scales: [[f32; LANES]; 2],
+}
+
+impl Five {
+    pub(crate) const COLUMNS: usize = 20 * LANES;
+
+    /// Chunk number `chunk` of a row of `cols` columns, of which `group` share a scale, at most a block.
+    fn new(x: Integers<'_>, input: usize, chunk: usize, [cols, group]: [usize; 2]) -> Self {
+        let mut five =
+            Self { codes: [[[0; 4 * LANES]; 5]; 2], sums: [[0; LANES]; 2], scales: [[0.0; LANES]; 2] };
+        let first = chunk * Self::COLUMNS;
+        for at in 0..Self::COLUMNS.min(cols - first) {
+            let (column, lane) = (first + at, at / 20);
+            let from = x.chunk(column / CHUNK, input);
+            let (of, place) = (column % CHUNK / LANES, column % LANES);
+            // As `Order::Pairs` has it.
+            let code = from.codes[place % 4][4 * of + place / 4];
+            let part = usize::from(column / group != (first + 20 * lane) / group);
+            five.codes[part][at % 5][at / 5] = code;
+            five.sums[part][lane] += i32::from(code);
+            five.scales[part][lane] = from.scales[of];
+        }
+        five
+    }
 }
 
 /// Activations as integers, chunk by chunk, each chunk for all rows.

@@ -8,6 +8,7 @@
 //! | `dot` | plain | fewer than sixteen | f32, straight from the stored numbers |
 //! | `isa::{portable, avx2, avx512}` | packed | [`Precision::Fast`] | dot products of codes and eight-bit activations |
 //! | `isa::panel` | packed | sixteen or more, [`Precision::Fast`], AVX-512 | the same, weights unpacked once for all inputs |
+//! | `isa::trits` | in five-trit bytes | fewer than sixteen, [`Precision::Fast`], AVX-512 | the same, straight from the bytes |
 //! | `isa::bf16` | bf16 | sixteen or more, [`Precision::Fast`] | pairs of bf16 products |
 //!
 //! The instruction set is chosen at run time. [`matmuls`] spreads several products over the threads of rayon.
@@ -19,7 +20,8 @@
 //!   term covers underflow.
 //! - Eight-bit activations: with the step σⱼ, 1/127 of the largest magnitude in the block of 128 columns that j
 //!   belongs to, |y − ref| ≤ ½ Σⱼ σⱼ |wⱼ| + (c / s + 16) · ε · Σⱼ mⱼ (|xⱼ| + σⱼ) + c · 2⁻¹¹⁸ · max |w|. mⱼ is |wⱼ|,
-//!   and with offsets scale · code + |offset|; s is 256, and in panels the columns that share their scales, at most 128.
+//!   and with offsets scale · code + |offset|; s is 256, 160 for five-trit bytes, and in panels the columns that share
+//!   their scales, at most 128.
 //!   The dot products of codes are exact; the first term is the rounding of activations, at most half a step each; the
 //!   last covers blocks that are zeros to eight bits and f32.
 //! - bf16 activations: |y − ref| ≤ (2⁻⁸ + c · ε) · Σⱼ |xⱼ| |wⱼ| + 2⁻¹²⁵ · Σⱼ (|xⱼ| + |wⱼ| + 1); subnormal numbers count as
@@ -59,7 +61,8 @@ pub use limits::Limits;
 pub use matmul::{matmul, matmuls};
 pub use product::{Side, product};
 pub use reference::matmul_reference;
-pub use team::assembled;
+pub use rows::{Decode, five_trits};
+pub use team::{assembled, each_of, stands_by};
 pub use vector::{clamped_swiglu, mix, silu_times, softmax, squares};
 
 use moepress_quant::Stored;

@@ -5,6 +5,7 @@ use crate::dot::dots;
 use crate::isa::{self, Room};
 use crate::part::Part;
 use crate::product::product_into;
+use crate::shape;
 use moepress_quant::codec::Codes;
 use moepress_quant::{Dtype, Packed, Plain, Stored};
 
@@ -21,6 +22,9 @@ pub(crate) fn rows(x: &Activations<'_>, w: &Stored, first: usize, out: &mut Part
         _ => None,
     };
     match w {
+        Stored::Packed(packed) if let (Some(kernel), Some(_)) = (isa::trits(), in_fives(x, w)) => {
+            kernel(x.fives(packed.format.group), x.n, packed, first, Decode::Tables, out);
+        }
         Stored::Packed(packed) if let Some(order) = order => {
             let x = x.quantized(order);
             match packed.codes {
@@ -42,6 +46,41 @@ pub(crate) fn rows(x: &Activations<'_>, w: &Stored, first: usize, out: &mut Part
         }
         _ => unpacked(x, w, first, out),
     }
+}
+
+/// How five-trit bytes become codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decode {
+    /// By tables in registers.
+    Tables,
+    /// By multiplying a fraction by 3 and taking what it exceeds 1 by, trit after trit.
+    Multiply,
+}
+
+/// The weights, if the kernel for five-trit bytes is made for them and the inputs.
+pub(crate) fn in_fives<'a>(x: &Activations<'_>, w: &'a Stored) -> Option<&'a Packed> {
+    let Stored::Packed(packed) = w else { return None };
+    let made_for = x.precision == Precision::Fast
+        && x.n < FEW
+        && matches!(packed.codes, Codes::Trits(_))
+        && packed.format.group >= 32
+        && Order::of(packed.format).is_some()
+        && isa::trits().is_some();
+    made_for.then_some(packed)
+}
+
+/// x · Wᵀ as [`crate::matmul`] has it, on the calling thread, for codes in five-trit bytes that are decoded that way: to compare
+/// the ways. `None` where there is no kernel for it: sixteen inputs or more, groups of less than 32, another codec, another
+/// processor.
+pub fn five_trits(x: &Activations<'_>, w: &Stored, decode: Decode) -> Option<Vec<f32>> {
+    let (rows, cols) = shape(x, w).ok()?;
+    let (packed, kernel) = (in_fives(x, w)?, isa::trits()?);
+    let mut y = vec![0.0; x.n * rows];
+    if cols > 0 && !y.is_empty() {
+        Part::split(&mut y, rows, rows)
+            .for_each(|mut part| kernel(x.fives(packed.format.group), x.n, packed, 0, decode, &mut part));
+    }
+    Some(y)
 }
 
 /// For codes in fields.

@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, PoisonError};
 
 /// Turns of waiting before a helper lets other threads have its processor.
 const PATIENCE: usize = 4096;
@@ -68,7 +69,7 @@ pub fn assembled<R>(work: impl FnOnce() -> R) -> R {
 }
 
 /// Whether a team stands by for this thread.
-pub(crate) fn stands_by() -> bool {
+pub fn stands_by() -> bool {
     !TEAM.get().is_null()
 }
 
@@ -96,6 +97,15 @@ pub(crate) fn each<F: Fn(usize) + Sync>(pieces: usize, work: F) {
     let _ended = Ended(shared, pieces);
     shared.open.store(true, SeqCst);
     shared.take_part(&work, pieces);
+}
+
+/// What `work` makes of every piece, in order, on all threads of the team that stands by for this one, if any.
+pub fn each_of<T: Send>(pieces: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let made: Vec<Mutex<Option<T>>> = (0..pieces).map(|_| Mutex::new(None)).collect();
+    // Nobody else has the lock of a piece.
+    let put = |piece: usize| *made[piece].lock().unwrap_or_else(PoisonError::into_inner) = Some(work(piece));
+    each(pieces, put);
+    made.into_iter().filter_map(|made| made.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
 }
 
 impl Shared {
@@ -171,6 +181,7 @@ mod tests {
                 assert!(!stands_by());
             });
         }
+        assert_eq!(pool(3).install(|| assembled(|| each_of(5, |piece| 2 * piece))), [0, 2, 4, 6, 8]);
         let sum = AtomicU64::new(0);
         each(4, |piece| {
             sum.fetch_add(piece as u64, SeqCst);

@@ -4,8 +4,8 @@ use crate::activations::Order;
 use crate::isa::{self, Room};
 use crate::part::Part;
 use crate::rows::FEW;
-use crate::{Activations, MatmulError, Precision, matmul, matmul_reference, matmuls};
-use moepress_quant::codec::Packing;
+use crate::{Activations, Decode, MatmulError, Precision, five_trits, matmul, matmul_reference, matmuls};
+use moepress_quant::codec::{Codes, Packing};
 use moepress_quant::formats::encode_nearest;
 use moepress_quant::{Dtype, Format, Plain, Stored};
 use proptest::prelude::*;
@@ -228,8 +228,8 @@ fn edge_and_large_shapes() {
         }
     }
     for format in PACKED {
-        for (n, cols) in [(1, 2050), (33, 2050), (17, 4400)] {
-            let case = Case::new(format, n, 70, cols, 2, 1.0);
+        for (n, rows, cols) in [(1, 70, 2050), (33, 70, 2050), (17, 18, 4400)] {
+            let case = Case::new(format, n, rows, cols, 2, 1.0);
             case.check_exact();
             case.check_fast();
         }
@@ -251,6 +251,39 @@ fn every_codec_computes_the_same() {
             let x = noise(5, n * 300);
             let product = |w: &Stored| matmul(&Activations::new(&x, n, precision), w).unwrap();
             assert_eq!(product(&best), product(&fields), "{format}, {n}");
+        }
+    }
+}
+
+/// A ternary matrix in five-trit bytes.
+fn in_trits(case: &mut Case) {
+    let Stored::Packed(packed) = &mut case.w else { panic!("plain weights have no codes") };
+    let mut codes = vec![0; case.rows * case.cols];
+    packed.read_codes(0, &mut codes);
+    packed.codes = Codes::trits(case.cols, &codes);
+}
+
+fn check_trits(format: &str, n: usize, rows: usize, cols: usize, seed: u32, size: f32) {
+    let mut case = Case::new(format, n, rows, cols, seed, size);
+    in_trits(&mut case);
+    assert_eq!(case.w.validate(), Ok(()));
+    let (x, bound) = (case.inputs(Precision::Fast), case.int8_bound(if n < FEW { 160 } else { 32 }));
+    case.hold(&matmul(&x, &case.w).unwrap(), &bound, "trits");
+    let found = [Decode::Tables, Decode::Multiply].map(|decode| five_trits(&x, &case.w, decode));
+    assert_eq!(found[0], found[1], "both ways are exact up to sums in the same order");
+    assert_eq!(found[0].is_some(), n < FEW && isa::trits().is_some() && !format.contains("g16"));
+    found.iter().flatten().for_each(|y| case.hold(y, &bound, "trits decoded"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn five_trit_products_stay_within_their_bound(
+        n in 0usize..18, rows in 0usize..20, cols in 0usize..1400, seed: u32, exponent in -140i32..100,
+    ) {
+        for format in ["ternary-g16", "ternary-g32", "ternary-g64", "ternary-g128", "ternary-row"] {
+            check_trits(format, n, rows, cols, seed, 2f32.powi(exponent));
         }
     }
 }

@@ -5,22 +5,22 @@
 /// Running sums: enough independent chains of additions to hide their latency.
 const LANES: usize = 64;
 
-/// Defines functions that run, by the processor, in versions compiled for AVX-512, AVX2 or the baseline.
+/// Defines functions that run, by the processor, in versions compiled for AVX-512, AVX2 or the baseline. `F` is how each folds.
 macro_rules! by_processor {
     ($($(#[$doc:meta])* $visible:vis fn $name:ident $(<$t:ident>)? ($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block)*) => {$(
         $(#[$doc])*
         $visible fn $name $(<$t: Number>)? ($($arg: $type),*) $(-> $out)? {
             #[inline(always)]
-            fn body $(<$t: Number>)? ($($arg: $type),*) $(-> $out)? $body
+            fn body<F: crate::vector::Fold $(, $t: Number)?>($($arg: $type),*) $(-> $out)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
                 fn avx512 $(<$t: Number>)? ($($arg: $type),*) $(-> $out)? {
-                    body($($arg),*)
+                    body::<crate::vector::Wide $(, $t)?>($($arg),*)
                 }
                 #[target_feature(enable = "avx2")]
                 fn avx2 $(<$t: Number>)? ($($arg: $type),*) $(-> $out)? {
-                    body($($arg),*)
+                    body::<crate::vector::Plain $(, $t)?>($($arg),*)
                 }
                 match crate::vector::width() {
                     // SAFETY: the processor has what the function is compiled for.
@@ -30,7 +30,7 @@ macro_rules! by_processor {
                     crate::vector::Width::Baseline => {}
                 }
             }
-            body($($arg),*)
+            body::<crate::vector::Plain $(, $t)?>($($arg),*)
         }
     )*};
 }
@@ -91,17 +91,28 @@ by_processor! {
     /// y = rows · x: the dot products of x with each of y.len() rows of its length.
     pub(crate) fn dots_of<T>(x: &[f32], rows: &[T], y: &mut [f32]) {
         for (i, y) in y.iter_mut().enumerate() {
-            *y = dot(x, &rows[i * x.len()..(i + 1) * x.len()]);
+            *y = dot::<F, T>(x, &rows[i * x.len()..(i + 1) * x.len()]);
         }
     }
 
     /// out += Σⱼ weights[j] · rows[j], each row as long as `out`.
     pub fn mix(weights: &[f32], rows: &[f32], out: &mut [f32]) {
         let width = out.len();
+        let (blocks, rest) = out.as_chunks_mut::<LANES>();
+        for (block, out) in blocks.iter_mut().enumerate() {
+            let mut sums = *out;
+            for (j, weight) in weights.iter().enumerate() {
+                let row = &rows[j * width + block * LANES..][..LANES];
+                for lane in 0..LANES {
+                    sums[lane] += weight * row[lane];
+                }
+            }
+            *out = sums;
+        }
         for (j, weight) in weights.iter().enumerate() {
-            let row = &rows[j * width..(j + 1) * width];
-            for i in 0..width {
-                out[i] += weight * row[i];
+            let row = &rows[(j + 1) * width - rest.len()..(j + 1) * width];
+            for i in 0..row.len() {
+                rest[i] += weight * row[i];
             }
         }
     }
@@ -135,7 +146,7 @@ by_processor! {
             sums[lane] += last[lane];
         }
         rest.copy_from_slice(&last[..rest.len()]);
-        let inverse = 1.0 / (fold(sums) + sink.map_or(0.0, |sink| exp(sink - largest)));
+        let inverse = 1.0 / (F::fold(sums) + sink.map_or(0.0, |sink| exp(sink - largest)));
         for score in scores.iter_mut() {
             *score *= inverse;
         }
@@ -160,13 +171,13 @@ by_processor! {
 
     /// Σ x².
     pub fn squares(x: &[f32]) -> f32 {
-        dot(x, x)
+        dot::<F, f32>(x, x)
     }
 }
 
 /// Σ x · row.
 #[inline(always)]
-fn dot<T: Number>(x: &[f32], row: &[T]) -> f32 {
+fn dot<F: Fold, T: Number>(x: &[f32], row: &[T]) -> f32 {
     let ((x, x_rest), (row, row_rest)) = (x.as_chunks::<LANES>(), row.as_chunks::<LANES>());
     let mut sums = [0.0; LANES];
     for (x, row) in x.iter().zip(row) {
@@ -174,29 +185,67 @@ fn dot<T: Number>(x: &[f32], row: &[T]) -> f32 {
             sums[lane] += x[lane] * row[lane].read();
         }
     }
-    for (lane, (x, w)) in x_rest.iter().zip(row_rest).enumerate() {
-        sums[lane] += x * w.read();
+    if !x_rest.is_empty() {
+        // Padded: sums whose lanes are counted at run time would be kept in memory.
+        let (mut x, mut row) = ([0.0; LANES], [0.0; LANES]);
+        for (lane, (from, w)) in x_rest.iter().zip(row_rest).enumerate() {
+            (x[lane], row[lane]) = (*from, w.read());
+        }
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * row[lane];
+        }
     }
-    fold(sums)
+    F::fold(sums)
 }
 
-/// The sum of all lanes, halves onto halves.
-#[inline(always)]
-fn fold(sums: [f32; LANES]) -> f32 {
-    let mut half = [0.0; 32];
-    for i in 0..32 {
-        half[i] = sums[i] + sums[i + 32];
+/// The sum of all lanes, halves onto halves: in that order on all processors.
+pub(crate) trait Fold {
+    fn fold(sums: [f32; LANES]) -> f32;
+}
+
+pub(crate) struct Plain;
+
+impl Fold for Plain {
+    #[inline(always)]
+    fn fold(sums: [f32; LANES]) -> f32 {
+        let mut half = [0.0; 32];
+        for i in 0..32 {
+            half[i] = sums[i] + sums[i + 32];
+        }
+        for i in 0..16 {
+            half[i] += half[i + 16];
+        }
+        for i in 0..8 {
+            half[i] += half[i + 8];
+        }
+        for i in 0..4 {
+            half[i] += half[i + 4];
+        }
+        (half[0] + half[2]) + (half[1] + half[3])
     }
-    for i in 0..16 {
-        half[i] += half[i + 16];
+}
+
+/// The same with AVX-512, which compilers take to pieces of two lanes.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Wide;
+
+#[cfg(target_arch = "x86_64")]
+impl Fold for Wide {
+    #[inline(always)]
+    fn fold(sums: [f32; LANES]) -> f32 {
+        use std::arch::x86_64::*;
+        // SAFETY: only named by what `by_processor` compiles for AVX-512 with DQ; each load is of sixteen of the lanes.
+        unsafe {
+            let at = |lane: usize| sums.as_ptr().wrapping_add(lane);
+            let (low, low_half) = (_mm512_loadu_ps(at(0)), _mm512_loadu_ps(at(32)));
+            let (high, high_half) = (_mm512_loadu_ps(at(16)), _mm512_loadu_ps(at(48)));
+            let sixteen = _mm512_add_ps(_mm512_add_ps(low, low_half), _mm512_add_ps(high, high_half));
+            let eight = _mm256_add_ps(_mm512_castps512_ps256(sixteen), _mm512_extractf32x8_ps::<1>(sixteen));
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
     }
-    for i in 0..8 {
-        half[i] += half[i + 8];
-    }
-    for i in 0..4 {
-        half[i] += half[i + 4];
-    }
-    (half[0] + half[2]) + (half[1] + half[3])
 }
 
 /// eˣ to 2 units in the last place; 0 below −87, infinite above 88.7.
@@ -241,6 +290,30 @@ mod tests {
         }
         assert_eq!((exp(0.0), exp(-1e30), exp(f32::NEG_INFINITY), exp(90.0)), (1.0, 0.0, 0.0, f32::INFINITY));
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn folded_in_the_same_order() {
+        let sums: [f32; LANES] = std::array::from_fn(|i| (i as f32 * 0.7).sin() * 10f32.powi(i as i32 % 5));
+        #[cfg(target_arch = "x86_64")]
+        if width() == Width::Avx512 {
+            assert_eq!(Wide::fold(sums).to_bits(), Plain::fold(sums).to_bits());
+        }
+        let (x, rows): (Vec<f32>, Vec<f32>) =
+            ((0..150).map(|i| (i as f32).cos()).collect(), (0..450).map(|i| (i as f32).sin()).collect());
+        for cols in [1, 64, 65, 150] {
+            let (mut y, mut mixed) = ([0.0; 3], vec![0.5; cols]);
+            dots_of(&x[..cols], &rows[..3 * cols], &mut y);
+            mix(&y, &rows[..3 * cols], &mut mixed);
+            for (y, row) in y.iter().zip(rows.chunks(cols)) {
+                let wanted: f64 = x.iter().zip(row).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                assert!((f64::from(*y) - wanted).abs() < 1e-4);
+            }
+            for (i, mixed) in mixed.iter().enumerate() {
+                let wanted: f32 = (0..3).map(|j| y[j] * rows[j * cols + i]).sum();
+                assert!((mixed - 0.5 - wanted).abs() < 1e-4);
+            }
+        }
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Verdict {
     pub fn line(&self) -> Option<String> {
         let words = match (self.value, self.bound) {
             (None, _) => "not measured".to_owned(),
-            (Some(value), None) => format!("measured {value}, no bound"),
+            (Some(value), None) => format!("measured {value}, nothing measured alike to hold it against"),
             (Some(value), Some(bound)) => format!("measured {value}, bound {bound}"),
         };
         self.failed.then(|| format!("{} ({words})", self.gate))

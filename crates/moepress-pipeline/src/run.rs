@@ -14,7 +14,7 @@ use crate::report::{
 };
 use crate::routing::{RoutingReport, routing};
 use crate::stats::{Given, Shard, StatisticsFile, StatisticsHeader, Wanted, all_windows, text_of_windows};
-use crate::texts::{TextSet, load_texts};
+use crate::texts::{TextSet, load_texts, overlap};
 use crate::write::write;
 use moepress_calibrate::{Means, Spool, Windows, ladders, rounding_costs, sweep, weight_statistics};
 use moepress_checkpoint::{Checkpoint, CompactWriter, Files, Progress, Source, peak_memory};
@@ -220,10 +220,14 @@ impl Texts {
             Some(c) => Some(load_texts(files, tokenizer, c)?),
             None => None,
         };
-        let evaluation = match &job.recipe.evaluate {
+        let mut evaluation = match &job.recipe.evaluate {
             Some(e) => Some(load_texts(files, tokenizer, e)?),
             None => None,
         };
+        if let (Some(calibration), Some(evaluation)) = (&calibration, &mut evaluation) {
+            let notes = overlap(calibration, evaluation);
+            evaluation.notes.extend(notes);
+        }
         let window = job.recipe.calibration.as_ref().map_or(0, |c| c.window);
         Ok(Self { calibration, window, evaluation, given: None })
     }

@@ -58,6 +58,20 @@ pub struct TextReport {
     pub documents: usize,
 }
 
+/// What to say of files that are measured on and evaluated on.
+pub(crate) fn overlap(calibration: &TextSet, evaluation: &TextSet) -> Vec<String> {
+    let measured = &calibration.report.files;
+    let shared =
+        evaluation.report.files.iter().filter(|file| measured.iter().any(|m| m.sha256 == file.sha256));
+    let note = |file: &TextReport| {
+        format!(
+            "{} is measured on and evaluated on: its figures are better than those of text that was not seen",
+            file.file
+        )
+    };
+    shared.map(note).collect()
+}
+
 /// Reads, tokenizes and cuts the files of a recipe.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Two reports beside each other.
 
-use crate::gates::METRICS;
+use crate::gates::{METRICS, alike};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -25,7 +25,9 @@ pub struct MetricChange {
     pub a: Option<f64>,
     /// In the second.
     pub b: Option<f64>,
-    /// (b − a) / |a|; none where there is no such number.
+    /// Whether both were measured in the same way, on the same text or the same questions.
+    pub alike: bool,
+    /// (b − a) / |a|; none where there is no such number, or they were not measured alike.
     pub change: Option<f64>,
 }
 
@@ -47,13 +49,15 @@ pub fn difference(a: &Value, b: &Value) -> Changed {
         let of =
             of.iter().filter(|_| metric.has_texts() || metric.has_tasks()).map(|name| Some(name.as_str()));
         for text in [None].into_iter().chain(of) {
+            let alike = alike(&metric, a, b, text);
             let [a, b] = [a, b].map(|report| metric.value(report, text));
             if a.is_none() && b.is_none() {
                 continue;
             }
-            let change = a.zip(b).map(|(a, b)| (b - a) / a.abs()).filter(|change| change.is_finite());
+            let change = a.zip(b).filter(|_| alike).map(|(a, b)| (b - a) / a.abs());
+            let change = change.filter(|change| change.is_finite());
             let name = text.map_or(metric.name.to_owned(), |text| format!("{}[{text}]", metric.name));
-            metrics.push(MetricChange { name, a, b, change });
+            metrics.push(MetricChange { name, a, b, alike, change });
         }
     }
     let [lines_a, lines_b] = [a, b].map(lines);

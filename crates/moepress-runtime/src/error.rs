@@ -28,9 +28,14 @@ pub enum RuntimeError {
     Budget {
         /// The budget.
         budget: u64,
-        /// Everything but the routed experts, and as many of those as a token goes to.
+        /// Everything but the routed experts, as many of those as a token goes to, and low planes where these are kept.
         needed: u64,
     },
+    /// Nothing to make do with where experts are not in memory.
+    #[error(
+        "no routed expert is stored in planes, of which the first could stand for all (quantize with codec: planes)"
+    )]
+    NoPlanes,
     /// The thread that reads ahead cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -86,7 +91,9 @@ impl RuntimeError {
             | Self::NotFinite => ErrorKind::BadInput,
             Self::Budget { .. } => ErrorKind::NoSpace,
             Self::Thread(_) | Self::Device(_) => ErrorKind::Io,
-            Self::Empty | Self::Context { .. } | Self::Batch { .. } | Self::Sampling(_) => ErrorKind::Usage,
+            Self::Empty | Self::NoPlanes | Self::Context { .. } | Self::Batch { .. } | Self::Sampling(_) => {
+                ErrorKind::Usage
+            }
         }
     }
 }

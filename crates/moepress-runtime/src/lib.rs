@@ -17,7 +17,7 @@ mod toy;
 
 pub use blocks::Blocks;
 pub use cache::{ExpertId, MakePolicy, POLICIES, Policy, Replayed, Trace, Used, belady, replay};
-pub use decoder::{CacheReport, Span};
+pub use decoder::{CacheReport, OnMiss, Span};
 pub use error::RuntimeError;
 pub use generate::{Generated, Request, Stop, generate};
 pub use log_probabilities::LogProbabilities;

@@ -3,8 +3,8 @@
 use crate::RuntimeError;
 use crate::cache::{Policy, Trace};
 use crate::decoder::{
-    Builder, Cache as RowsCache, CacheReport, Expert, ExpertStore, Layer, LayerCache, Map, Norm, Pass,
-    Resident, Rotary, Span, Streamed,
+    Builder, Cache as RowsCache, CacheReport, Expert, ExpertStore, Layer, LayerCache, LowPlanes, Map, Norm,
+    OnMiss, Pass, Resident, Rotary, Span, Streamed,
 };
 use crate::rules::Rule;
 use moepress_checkpoint::{Share, Source};
@@ -128,12 +128,14 @@ impl Model {
     /// with the rest; others are read when they are needed. All of it is in the bytes it is stored in.
     ///
     /// # Errors
-    /// As [`Self::load`]; or the budget is too small for the experts of one token, or a thread cannot be started.
+    /// As [`Self::load`]; or the budget is too small for the experts of one token, low planes are wanted and there are none, or a
+    /// thread cannot be started.
     pub fn load_within(
         source: Arc<dyn Source + Send + Sync>,
         budget: u64,
         policy: Box<dyn Policy>,
         read_ahead: bool,
+        on_miss: OnMiss,
     ) -> Result<Self, RuntimeError> {
         let spec = source.spec().clone();
         let sizes = expert_bytes(&spec);
@@ -144,10 +146,18 @@ impl Model {
         if budget < needed {
             return Err(RuntimeError::Budget { budget, needed });
         }
+        let low = match on_miss {
+            OnMiss::Exact => None,
+            OnMiss::LowPlane => Some(LowPlanes::load(&*source)?),
+        };
+        let always = dense + low.as_ref().map_or(0, |low| low.bytes);
+        if budget < needed - dense + always {
+            return Err(RuntimeError::Budget { budget, needed: needed - dense + always });
+        }
         let layer = |layer| Builder::new(&spec, layer, source.share(layer, &Share::Core)?).layer();
         let layers =
             (0..spec.layers.len()).into_par_iter().map(layer).collect::<Result<_, RuntimeError>>()?;
-        let store = Streamed::new(source.clone(), budget - dense, largest, policy, read_ahead)?;
+        let store = Streamed::new(source.clone(), budget - always, largest, policy, read_ahead, low)?;
         Self::assemble(spec, &*source, &|stored| stored, layers, Box::new(store))
     }
 
@@ -516,7 +526,9 @@ mod tests {
         for (name, build) in crate::cache::POLICIES {
             for (experts, read_ahead) in [(2, false), (3, true), (8, true)] {
                 let budget = dense + experts * expert;
-                let mut model = Model::load_within(source.clone(), budget, build(None), read_ahead).unwrap();
+                let mut model =
+                    Model::load_within(source.clone(), budget, build(None), read_ahead, OnMiss::Exact)
+                        .unwrap();
                 model.record();
                 for _ in 0..3 {
                     assert_eq!(model.hidden(&IDS, 2).unwrap(), whole, "{name}, {experts} experts");
@@ -530,8 +542,52 @@ mod tests {
                 }
             }
         }
-        let small = Model::load_within(source, dense + expert, crate::cache::POLICIES[0].1(None), false);
+        let small = Model::load_within(
+            source,
+            dense + expert,
+            crate::cache::POLICIES[0].1(None),
+            false,
+            OnMiss::Exact,
+        );
         let needed = dense + 2 * expert;
         assert!(matches!(small, Err(RuntimeError::Budget { needed: n, .. }) if n == needed));
+    }
+
+    #[test]
+    fn high_bits_do_for_experts_with_little_gate() {
+        let policy = || crate::cache::POLICIES[0].1(None);
+        let within = |toy: Toy, more: u64| {
+            let sizes = expert_bytes(&toy.spec);
+            let dense = toy.spec.total_bytes() - sizes.iter().flatten().sum::<u64>();
+            let source: Arc<dyn Source + Send + Sync> = Arc::new(toy);
+            Model::load_within(source, dense + more, policy(), false, OnMiss::LowPlane)
+        };
+        assert!(matches!(within(Toy::new(), 1 << 20), Err(RuntimeError::NoPlanes)));
+        let planes = || {
+            let mut toy = Toy::new();
+            for (name, stored) in &mut toy.weights {
+                if !matches!(name, Name::Layer(_, part) if part.expert().is_some()) {
+                    continue;
+                }
+                let ((rows, cols), values) = (stored.matrix_shape(), stored.to_f32());
+                let Ok(Format::Grouped(format)) = "int8-row".parse() else { panic!() };
+                let packed = encode_nearest(format, rows, cols, &values, None).unwrap();
+                *stored = Stored::Packed(packed.repacked(Packing::Planes));
+            }
+            toy
+        };
+        let exact = Model::load(&planes()).unwrap().hidden(&IDS, 1).unwrap();
+        assert!(matches!(within(planes(), 2000), Err(RuntimeError::Budget { .. })));
+        let run = || {
+            let model = within(planes(), 1 << 20).unwrap();
+            let hidden: Vec<_> = (0..2).map(|_| model.hidden(&IDS, 1).unwrap()).collect();
+            (hidden, model.cache_report().unwrap())
+        };
+        let (hidden, report) = run();
+        assert_eq!(run().0, hidden);
+        // Those with much gate are read the first time, and in memory the second.
+        assert!(report.low_plane > 0 && report.hits > 0 && report.low_plane + report.hits < report.uses);
+        assert_ne!(hidden[0], exact);
+        close(&hidden[0], &exact, 0.2);
     }
 }

@@ -136,6 +136,7 @@ pub(crate) fn run(served: &Served, jobs: &Receiver<Job>, limits: &Limits, metric
     let mut running: Vec<Running<'_>> = Vec::new();
     loop {
         if waiting.is_empty() && running.is_empty() {
+            metrics.running(0, 0);
             match jobs.recv() {
                 Ok(job) => waiting.push_back(job),
                 Err(_) => return,
@@ -209,7 +210,8 @@ fn echo(served: &Served, waiting: &mut VecDeque<Job>, metrics: &Metrics) {
             return;
         }
     };
-    metrics.prompt_tokens(batch.len() * length);
+    // Those that are continued count when they run once more.
+    metrics.prompt_tokens(batch.iter().filter(|job| job.most <= 1).count() * length);
     for (job, scored) in batch.into_iter().zip(scored) {
         let mut tokens = scored.tokens;
         if job.top.is_none() {

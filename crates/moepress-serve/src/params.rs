@@ -33,7 +33,10 @@ impl Params {
         let sampling = Sampling {
             temperature: fields.number("temperature", 0.0..=100.0)?.unwrap_or(1.0),
             top_k: fields.integer("top_k", 0..=1 << 32)?.unwrap_or(0) as usize,
-            top_p: fields.number("top_p", f64::MIN_POSITIVE..=1.0)?.unwrap_or(1.0),
+            top_p: match fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0) {
+                0.0 => return Err(ApiError::field("top_p", "`top_p` must be above 0 and at most 1")),
+                share => share,
+            },
             min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0),
             seed: fields.integer("seed", 0..=u64::MAX)?.unwrap_or(0),
         };

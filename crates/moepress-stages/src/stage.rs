@@ -73,6 +73,13 @@ pub enum StageError {
     Statistics(#[from] StatisticsError),
 }
 
+/// A note where so many of all are not the share that was asked for.
+pub(crate) fn other_share(what: &str, gone: usize, all: usize, asked: f64, why: &str) -> Option<String> {
+    let share = gone as f64 / all.max(1) as f64;
+    let note = || format!("{} of all {what} go, {} were asked for: {why}", percent(share), percent(asked));
+    ((share - asked).abs() > 0.01).then(note)
+}
+
 /// A share as a percentage, at most four decimals.
 pub(crate) fn percent(share: f64) -> String {
     format!("{}%", (share * 1e6).round() / 1e4)

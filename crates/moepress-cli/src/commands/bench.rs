@@ -9,7 +9,7 @@ use crate::args::{Place, Placed, Threads, at_least};
 use crate::failure::Failure;
 use crate::output;
 use clap::Subcommand;
-use moepress_bench::{Decode, Kernel, Load, Prefill, Roofline, Shape};
+use moepress_bench::{Coding, Decode, Kernel, Load, Prefill, Roofline, Shape};
 use moepress_checkpoint::Source;
 use moepress_nn::Backend;
 use moepress_recipe::size_in_bytes;
@@ -133,6 +133,9 @@ struct KernelArgs {
     /// Columns of the matrices
     #[arg(long, value_name = "N", default_value = "4096", value_parser = at_least(1, 1 << 20))]
     cols: usize,
+    /// Measure ternary formats in five-trit bytes too, decoded by tables and by multiplication, on one thread
+    #[arg(long)]
+    trits: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -302,14 +305,22 @@ impl KernelArgs {
         for format in formats {
             context.interrupt.check()?;
             let precision = self.common.precision();
-            results.push(moepress_bench::kernel(format, shape, precision, self.common.rounds, &roofline)?);
+            let codings = moepress_bench::codings(format);
+            for coding in &codings[..if self.trits { codings.len() } else { 1 }] {
+                let rounds = self.common.rounds;
+                results.push(moepress_bench::kernel((format, *coding), shape, precision, rounds, &roofline)?);
+            }
         }
         self.common.show(None, roofline, results, |results: &Vec<Kernel>| {
             let head = ["format", "µs", "GB/s", "of reading", "G/s", "of arithmetic"];
             let mut rows = vec![head.map(str::to_owned).to_vec()];
             rows.extend(results.iter().map(|kernel| {
                 vec![
-                    kernel.format.to_string(),
+                    match kernel.coding {
+                        Coding::Fields => kernel.format.to_string(),
+                        Coding::Trits => format!("{} in trits", kernel.format),
+                        Coding::TritsMultiplied => format!("{} in trits, multiplied", kernel.format),
+                    },
                     format!("{:.1}", kernel.seconds * 1e6),
                     format!("{:.1}", kernel.gb_per_s),
                     format!("{:.0} %", kernel.of_read),

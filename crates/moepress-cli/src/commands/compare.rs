@@ -43,13 +43,17 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value = "4", value_parser = at_least(1, 4096))]
     windows: usize,
     /// Signal to noise, in dB, below which the models have parted
-    #[arg(long, value_name = "DB", default_value = "20", allow_negative_numbers = true)]
+    #[arg(long, value_name = "DB", default_value = "20", allow_negative_numbers = true, value_parser = finite)]
     below: f64,
     #[command(flatten)]
     threads: Threads,
     /// Print as JSON
     #[arg(long)]
     json: bool,
+}
+
+fn finite(word: &str) -> Result<f64, String> {
+    word.parse().ok().filter(|value: &f64| value.is_finite()).ok_or_else(|| "must be a number".to_owned())
 }
 
 #[derive(Serialize)]

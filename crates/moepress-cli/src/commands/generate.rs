@@ -11,6 +11,7 @@ use moepress_checkpoint::Source;
 use moepress_nn::Backend;
 use moepress_runtime::{Generated, Precision, Request, Sampling, Stop, generate};
 use moepress_text::{StopStrings, Stream};
+use serde_json::json;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -74,6 +75,9 @@ pub struct Args {
     threads: Threads,
     #[command(flatten)]
     rules: Rules,
+    /// Print the texts and how they ended as JSON, once all have
+    #[arg(long)]
+    json: bool,
 }
 
 fn temperature(word: &str) -> Result<f64, String> {
@@ -150,12 +154,17 @@ impl Args {
             })
         });
         let generated = generated.map_err(|error| model::blame(&checkpoint, "--prompt", error))?;
+        let mut written = Vec::with_capacity(self.texts);
         for (number, text) in (1..).zip(texts) {
             let Text { stream, mut stop, kept, stopped } = text;
             let mut rest = String::new();
             if !stopped {
                 let (piece, stopped) = stop.push(&stream.finish()?);
                 rest = if stopped { piece } else { piece + &stop.finish() };
+            }
+            if self.json {
+                written.push((kept + &rest, stopped));
+                continue;
             }
             let head = if self.texts > 1 { format!("[{number}] ") } else { String::new() };
             output::result(&format!("{head}{kept}{rest}\n"))?;
@@ -170,9 +179,27 @@ impl Args {
         // The first token of every text costs the prompt.
         let seconds = first.map_or(0.0, |first| first.elapsed().as_secs_f64());
         let speed = match tokens.saturating_sub(self.texts) {
-            0 => String::new(),
-            timed => format!(", {:.1} tokens per second", timed as f64 / seconds.max(1e-9)),
+            0 => None,
+            timed => Some(timed as f64 / seconds.max(1e-9)),
         };
+        if self.json {
+            let text = |((text, stopped), generated): (&(String, bool), &Generated)| {
+                let stop = match generated.stop {
+                    _ if *stopped => "stop",
+                    Stop::EndToken => "end_token",
+                    Stop::Context => "context",
+                    _ => "length",
+                };
+                json!({ "text": text, "tokens": generated.ids.len(), "stop": stop })
+            };
+            let texts: Vec<_> = written.iter().zip(&generated).map(text).collect();
+            return output::json(&json!({
+                "schema_version": 1, "prompt_tokens": prompt.len(), "texts": texts, "tokens_per_second": speed,
+                "experts": model.cache_report().map(|report| experts::figures(&report)),
+            }))
+            .map(|()| Ending::Done);
+        }
+        let speed = speed.map_or(String::new(), |speed| format!(", {speed:.1} tokens per second"));
         let why = match generated[..] {
             [Generated { stop: Stop::EndToken, .. }] => ", the model ended the text",
             [Generated { stop: Stop::Context, .. }] => ", the context is full",
@@ -195,7 +222,7 @@ impl Args {
 
     /// A single text streams; of several, each is kept until all have ended.
     fn show(&self, text: &mut Text<'_>, piece: &str) -> Result<ControlFlow<()>, Failure> {
-        if self.texts == 1 {
+        if self.texts == 1 && !self.json {
             return output::piece(piece);
         }
         text.kept += piece;

@@ -4,8 +4,9 @@ use super::{Context, Ending};
 use crate::failure::Failure;
 use crate::new_file::NewFile;
 use crate::output::{self, bytes};
-use moepress_checkpoint::{Checkpoint, Source, available_memory};
+use moepress_checkpoint::{Checkpoint, CheckpointError, Source, available_memory};
 use moepress_model::{Class, ModelSpec};
+use serde_json::json;
 use std::fmt::Write;
 use std::path::{Path, PathBuf, absolute};
 
@@ -35,6 +36,9 @@ pub struct Args {
     /// File to write, which must not exist [default: stdout]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Print the recipe, or where it was written, as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Args {
@@ -46,15 +50,23 @@ impl Args {
                 "{model}: is compact already; a recipe starts from an original"
             )));
         }
+        for text in &self.texts {
+            context.files.open(text).map_err(|error| CheckpointError::reading(text, error))?;
+        }
         let file = self.out.as_ref().map(|path| NewFile::claim(&context.files, path)).transpose()?;
         // Paths in a recipe are relative to it.
         let folder = self.out.as_ref().and_then(|path| path.parent()).unwrap_or(Path::new(""));
         let model = relative(&self.model, folder);
         let texts: Vec<String> = self.texts.iter().map(|path| relative(path, folder)).collect();
         let recipe = recipe(checkpoint.spec(), &model, &texts, available_memory());
-        match file {
-            Some(file) => file.write(recipe.as_bytes())?,
-            None => output::result(&recipe)?,
+        let out = self.out.as_ref().map(|path| path.display().to_string());
+        if let Some(file) = file {
+            file.write(recipe.as_bytes())?;
+        }
+        match (self.json, &out) {
+            (true, _) => output::json(&json!({ "schema_version": 1, "output": out, "recipe": recipe }))?,
+            (false, None) => output::result(&recipe)?,
+            (false, Some(_)) => {}
         }
         Ok(Ending::Done)
     }

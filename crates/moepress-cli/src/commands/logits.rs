@@ -8,7 +8,7 @@ use crate::progress::Shown;
 use crate::{output, place};
 use moepress_checkpoint::{CheckpointError, Progress, RawDtype, RawTensor, encode_shard, read_json};
 use moepress_runtime::{Model, Precision, RuntimeError};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +46,9 @@ pub struct Args {
     placed: Placed,
     #[command(flatten)]
     threads: Threads,
+    /// Print what was written as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Args {
@@ -81,7 +84,11 @@ impl Args {
         drop(progress);
         let tensor = RawTensor { dtype: RawDtype::F32, shape: shape.clone(), bytes: logits };
         file.write(&encode_shard(&BTreeMap::from([("logits".to_owned(), tensor)]))?)?;
-        output::result(&format!("{}: logits {shape:?} f32\n", self.out.display()))?;
+        let out = self.out.display();
+        match self.json {
+            true => output::json(&json!({ "schema_version": 1, "output": out.to_string(), "shape": shape }))?,
+            false => output::result(&format!("{out}: logits {shape:?} f32\n"))?,
+        }
         Ok(Ending::Done)
     }
 }

@@ -7,7 +7,7 @@ use crate::failure::{Failure, Reason};
 use crate::output;
 use moepress_checkpoint::{Checkpoint, ErrorKind, Source, available_memory};
 use moepress_gpu::GpuError;
-use moepress_nn::Backend;
+use moepress_nn::{Backend, Device};
 use moepress_pipeline::{Loader, PipelineError};
 use moepress_runtime::{Blocks, Model, RuntimeError};
 use moepress_text::Tokenizer;
@@ -54,6 +54,11 @@ fn on_first<T>(place: Place, load: impl Fn(Backend) -> Result<T, Failure>) -> Re
         return Ok((load(Backend::Cpu)?, Backend::Cpu));
     };
     Ok((load(backend)?, backend))
+}
+
+/// The device that calibration computes on, and of which backend it is.
+pub fn device(place: Place) -> Result<(Device, Backend), Failure> {
+    on_first(place, |backend| Ok(backend.device()?))
 }
 
 /// A device other than the CPU, for the pipeline.
@@ -123,7 +128,7 @@ pub fn load_within(
     }
     let before = memory.used_before.as_ref().map(|path| experts::read(context, path, spec)).transpose()?;
     let policy = (memory.policy.0)(before.as_ref());
-    let model = Model::load_within(checkpoint.clone(), budget, policy, memory.read_ahead)?;
+    let model = Model::load_within(checkpoint.clone(), budget, policy, memory.read_ahead, memory.on_miss)?;
     context.interrupt.check()?;
     Ok(model)
 }

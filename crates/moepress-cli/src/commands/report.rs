@@ -12,7 +12,8 @@ Examples:
   moepress report diff out/a out/b
   moepress report diff baseline.json out/b/report.json --json
 
-Each is a report.json, or a directory with one. Figures that neither has are left out.";
+Each is a report.json, or a directory with one. Figures that neither has are left out; those that were measured on other \
+text, or on text cut otherwise, are not compared.";
 
 const METRICS_HELP: &str = "\
 Examples:
@@ -100,7 +101,11 @@ impl Diff {
         let mut rows = vec![["", "A", "B", "change"].map(str::to_owned).to_vec()];
         rows.extend(changed.metrics.iter().map(|metric| {
             let words = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.6}"));
-            let percent = metric.change.map_or("-".to_owned(), |change| format!("{:+.2}%", 100.0 * change));
+            let percent = match metric.change {
+                Some(change) => format!("{:+.2}%", 100.0 * change),
+                None if metric.a.is_some() && metric.b.is_some() && !metric.alike => "other text".to_owned(),
+                None => "-".to_owned(),
+            };
             vec![metric.name.clone(), words(metric.a), words(metric.b), percent]
         }));
         let mut text = format!("A  {a}\nB  {b}\n\n{}", output::table(&rows));

@@ -2,14 +2,13 @@
 
 use super::gates::GateArgs;
 use super::recipe::RecipeFile;
-use super::{Context, Ending};
-use crate::args::Threads;
+use super::{Context, Ending, model};
+use crate::args::{Placed, Threads};
 use crate::failure::Failure;
 use crate::new_file::NewFile;
 use crate::progress::Shown;
-use crate::{args, output, place};
+use crate::{output, place};
 use moepress_checkpoint::Progress;
-use moepress_nn::Backend;
 use moepress_pipeline::{Report, Run};
 use moepress_report::Available;
 use serde::Serialize;
@@ -39,9 +38,8 @@ pub struct Args {
     out: Option<PathBuf>,
     #[command(flatten)]
     threads: Threads,
-    /// Where calibration computes: cpu, or cuda or wgpu in a build with that feature
-    #[arg(long, value_name = "BACKEND", default_value = "cpu", value_parser = args::backend)]
-    device: Backend,
+    #[command(flatten)]
+    placed: Placed,
     /// Take the first measurement from a file of `moepress stats`, which must hold all shards
     #[arg(long, value_name = "FILE")]
     statistics_from: Option<PathBuf>,
@@ -85,8 +83,9 @@ impl Args {
         };
         let apart = [("model", recipe.model.as_path()), ("output", out.as_path())];
         let gates = self.gates.open(context, Some(&recipe), available, &apart)?;
-        let device = self.device.device()?;
+        let (device, _) = model::device(self.placed.device)?;
         self.threads.start()?;
+        place::make_default(context.files.as_ref(), self.out.as_deref().or(recipe.output.as_deref()), &out)?;
         let statistics = self.statistics.map(|file| NewFile::claim(&context.files, &file)).transpose()?;
 
         let progress = Shown::new(context);

@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value = "8080")]
     port: u16,
     /// What requests call the model [default: the name of its directory]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// File with the token that clients must send; the variable MOEPRESS_TOKEN does the same
     #[arg(long, value_name = "FILE")]

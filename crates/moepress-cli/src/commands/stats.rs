@@ -1,15 +1,14 @@
 //! `moepress stats`: measures in shards, and adds what they measured.
 
 use super::recipe::RecipeFile;
-use super::{Context, Ending};
-use crate::args::Threads;
+use super::{Context, Ending, model};
+use crate::args::{Placed, Threads};
 use crate::failure::Failure;
 use crate::new_file::NewFile;
 use crate::progress::Shown;
-use crate::{args, output, place};
+use crate::{output, place};
 use clap::Subcommand;
 use moepress_checkpoint::digest_of;
-use moepress_nn::Backend;
 use moepress_pipeline::{Measure, Shard, StatisticsFile, StatisticsHeader, measure, merge};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -49,9 +48,8 @@ pub struct Args {
     out: Option<PathBuf>,
     #[command(flatten)]
     threads: Threads,
-    /// Where to compute: cpu, or cuda or wgpu in a build with that feature
-    #[arg(long, value_name = "BACKEND", default_value = "cpu", value_parser = args::backend)]
-    device: Backend,
+    #[command(flatten)]
+    placed: Placed,
     /// Print what was written as JSON
     #[arg(long)]
     json: bool,
@@ -87,7 +85,7 @@ impl Args {
         };
         let recipe = recipe.read(context)?;
         place::apart(&out, "model", &recipe.model)?;
-        let device = self.device.device()?;
+        let (device, _) = model::device(self.placed.device)?;
         self.threads.start()?;
         let file = NewFile::claim(&context.files, &out)?;
         let progress = Shown::new(context);

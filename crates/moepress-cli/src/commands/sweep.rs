@@ -1,13 +1,12 @@
 //! `moepress sweep`: size against quality for several methods.
 
 use super::recipe::RecipeFile;
-use super::{Context, Ending};
-use crate::args::Threads;
+use super::{Context, Ending, model};
+use crate::args::{Placed, Threads};
 use crate::failure::Failure;
 use crate::progress::Shown;
-use crate::{args, output, place};
+use crate::{output, place};
 use moepress_checkpoint::digest;
-use moepress_nn::Backend;
 use moepress_pipeline::{PlannedPoint, SweepPlan, SweepReport, SweepRun, plan_sweep, run_sweep};
 use serde::Serialize;
 use std::ffi::OsString;
@@ -15,10 +14,10 @@ use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Examples:
-  moepress sweep recipes/compress.yaml --budgets 0.25,0.15,0.1
-  moepress sweep recipes/sweep.yaml
-  moepress sweep recipes/sweep.yaml --budgets 0.5 --out out/curve --plan
-  moepress sweep recipes/sweep.yaml --statistics-from all.safetensors --json
+  moepress sweep recipes/compress.yaml --budgets 2,2.5,3,4
+  moepress sweep recipes/sweeps/methods.yaml
+  moepress sweep recipes/sweeps/methods.yaml --budgets 0.5 --out out/curve --plan
+  moepress sweep recipes/sweeps/methods.yaml --statistics-from all.safetensors --json
 
 A sweep is a recipe with `methods`, several lists of stages by name, in place of `stages`; $budget in them stands for \
 every budget in turn: those of the method, else those of --budgets, else those of the recipe. A recipe with `stages` is \
@@ -48,9 +47,8 @@ pub struct Args {
     cache: Option<PathBuf>,
     #[command(flatten)]
     threads: Threads,
-    /// Where calibration computes: cpu, or cuda or wgpu in a build with that feature
-    #[arg(long, value_name = "BACKEND", default_value = "cpu", value_parser = args::backend)]
-    device: Backend,
+    #[command(flatten)]
+    placed: Placed,
     /// Take the measurement from a file of `moepress stats`, which must hold all shards
     #[arg(long, value_name = "FILE")]
     statistics_from: Option<PathBuf>,
@@ -93,7 +91,7 @@ impl Args {
             place::apart(path, "model", &recipe.model)?;
         }
         place::apart(&cache, "output", &out)?;
-        let device = self.device.device()?;
+        let (device, backend) = model::device(self.placed.device)?;
         self.threads.start()?;
         let job = SweepRun {
             files: &context.files,
@@ -101,7 +99,7 @@ impl Args {
             model_name: &recipe.model.to_string_lossy(),
             out: &out,
             cache: &cache,
-            computer: &format!("{} {}", program(context)?, self.device),
+            computer: &format!("{} {}", program(context)?, backend),
             statistics_from: self.statistics_from.as_deref(),
             device,
             render: &|report| {

@@ -69,7 +69,7 @@ const TRIPLE_SHIFTS: [[u8; 64]; 4] = {
 
 /// 64 bytes from `at` on, of which the first `left` from the pointer are there; zeros for the others.
 #[inline(always)]
-unsafe fn load(packed: *const u8, at: usize, left: usize) -> __m512i {
+pub(super) unsafe fn load(packed: *const u8, at: usize, left: usize) -> __m512i {
     let count = if left <= at {
         0
     } else if left - at < 64 {
@@ -108,7 +108,7 @@ unsafe fn bits<const FLIP: i32>(x: __m512i, rows: [u8; 4]) -> __m512i {
 
 /// The four phases of codes of two bits.
 #[inline(always)]
-unsafe fn pairs(x: __m512i) -> [__m512i; 4] {
+pub(super) unsafe fn pairs(x: __m512i) -> [__m512i; 4] {
     // SAFETY: registers only.
     unsafe {
         [

@@ -13,9 +13,12 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 mod panel;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod trits;
 
-use crate::activations::{CHUNK, Chunk, Integers, Order};
+use crate::activations::{CHUNK, Chunk, Five, Integers, Order};
 use crate::part::Part;
+use crate::rows::Decode;
 use moepress_quant::{Code, Packed};
 
 /// The operations of one instruction set on chunks of 256 weights.
@@ -114,19 +117,19 @@ pub(crate) fn kernel() -> Kernel {
 }
 
 /// All kernels that this processor can run, slowest first.
-pub(crate) fn kernels() -> Vec<(&'static str, Kernel)> {
-    let mut kernels: Vec<(&'static str, Kernel)> = vec![("portable", portable::rows)];
-    #[cfg(target_arch = "x86_64")]
-    {
-        kernels.extend(avx2::available().then_some(("avx2", avx2::rows as Kernel)));
-        kernels.extend(avx512::available().then_some(("avx512", avx512::rows as Kernel)));
-    }
-    #[cfg(target_arch = "aarch64")]
-    {
-        kernels.push(("neon", neon::rows));
-        kernels.extend(neon::has_dot_products().then_some(("dotprod", neon::rows_by_dot_products as Kernel)));
-    }
-    kernels
+pub(crate) fn kernels() -> impl Iterator<Item = (&'static str, Kernel)> {
+    let all: [(bool, &'static str, Kernel); _] = [
+        (true, "portable", portable::rows),
+        #[cfg(target_arch = "x86_64")]
+        (avx2::available(), "avx2", avx2::rows),
+        #[cfg(target_arch = "x86_64")]
+        (avx512::available(), "avx512", avx512::rows),
+        #[cfg(target_arch = "aarch64")]
+        (true, "neon", neon::rows),
+        #[cfg(target_arch = "aarch64")]
+        (neon::has_dot_products(), "dotprod", neon::rows_by_dot_products),
+    ];
+    all.into_iter().filter(|all| all.0).map(|(_, name, kernel)| (name, kernel))
 }
 
 /// A kernel for bf16 inputs `[n, cols]`, bf16 weights `[rows, cols]` and cols.
@@ -136,6 +139,18 @@ pub(crate) type Halves = fn(&[u16], &[u8], usize, &mut Part<'_>);
 pub(crate) fn halves() -> Option<Halves> {
     #[cfg(target_arch = "x86_64")]
     return bf16::available().then_some(bf16::rows);
+    #[cfg(not(target_arch = "x86_64"))]
+    None
+}
+
+/// A kernel for fewer than sixteen inputs and codes in five-trit bytes, in groups of 32 or more: inputs, how many, weights, the
+/// first row, how bytes are decoded.
+pub(crate) type Trits = fn(&[Five], usize, &Packed, usize, Decode, &mut Part<'_>);
+
+/// The kernel for five-trit bytes, where the processor has instructions for it.
+pub(crate) fn trits() -> Option<Trits> {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::available().then_some(trits::rows);
     #[cfg(not(target_arch = "x86_64"))]
     None
 }

@@ -135,6 +135,17 @@ impl Codes {
         Self::Fields(bytes)
     }
 
+    /// Ternary codes in five-trit bytes, rows of `cols` one after the other, on the calling thread.
+    pub fn trits(cols: usize, codes: &[u8]) -> Self {
+        let width = trits::row_bytes(cols);
+        let mut bytes = vec![0; codes.len().checked_div(cols).unwrap_or(0) * width];
+        if width > 0 {
+            let rows = codes.chunks_exact(cols).zip(bytes.chunks_exact_mut(width));
+            rows.for_each(|(codes, bytes)| trits::pack(codes, bytes));
+        }
+        Self::Trits(bytes)
+    }
+
     /// The codec they are in.
     pub fn codec(&self) -> Codec {
         match self {

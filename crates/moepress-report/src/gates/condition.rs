@@ -1,6 +1,6 @@
 //! `METRIC > BOUND`: what is written, and what it comes to.
 
-use super::{Metric, Needs};
+use super::{Metric, Needs, alike};
 use moepress_pipeline::Verdict;
 use serde_json::Value;
 use std::str::FromStr;
@@ -257,10 +257,12 @@ impl Gate {
         Ok(())
     }
 
-    /// What it comes to; a gate whose metric was not measured fails.
+    /// What it comes to. A gate whose metric was not measured fails, and so does one that asks about a stored report in
+    /// which the metric is of other text.
     pub fn judge(&self, report: &Value, baseline: Option<&Value>) -> Verdict {
         let of = self.of.as_deref();
         let value = self.metric.value(report, of);
+        let baseline = baseline.filter(|baseline| alike(&self.metric, report, baseline, of));
         let unit = |unit| match unit {
             Unit::One => Some(1.0),
             Unit::Original => self.metric.of_original(report, of),

@@ -5,7 +5,7 @@ use super::{ExpertId, Policy, Trace};
 use std::collections::HashMap;
 
 /// Uses of experts after which a gate counts half.
-const HALF_LIFE: f64 = 512.0;
+const HALF_LIFE: f64 = 2048.0;
 
 #[derive(Default)]
 struct GateMass(HashMap<ExpertId, (f64, u64)>);

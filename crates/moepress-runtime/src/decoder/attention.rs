@@ -2,7 +2,9 @@
 
 use super::{LayerCache, Map, Norm, Pass, each_row};
 use crate::RuntimeError;
-use moepress_kernels::{Activations, Precision, Side, dots, matmuls, mix, product, softmax};
+use moepress_kernels::{
+    Activations, Precision, Side, dots, each_of, matmuls, mix, product, softmax, stands_by,
+};
 use moepress_model::Attention;
 use rayon::prelude::*;
 
@@ -10,6 +12,8 @@ use rayon::prelude::*;
 const QUERIES: usize = 32;
 /// Products of queries and keys below which threads cost more than they save.
 const SMALL: usize = 1 << 17;
+/// The same where threads stand by.
+const TINY: usize = 1 << 14;
 
 /// From hidden states to queries, keys and values.
 pub(crate) enum Projections {
@@ -99,11 +103,12 @@ impl Attend {
         let attend = |room: &mut Room, task: &Task| {
             self.attend(task, &projected.queries, pass, caches[task.span], room)
         };
-        let parts: Vec<Vec<f32>> = match work < SMALL {
-            true => {
+        let parts: Vec<Vec<f32>> = match work < SMALL || stands_by() {
+            true if work < TINY => {
                 let room = &mut Room::default();
                 tasks.iter().map(|task| attend(room, task)).collect()
             }
+            true => each_of(tasks.len(), |task| attend(&mut Room::default(), &tasks[task])),
             false => tasks.par_iter().map_init(Room::default, attend).collect(),
         };
         let mut mixed = vec![0.0; tokens * heads * value_dim];

@@ -24,8 +24,8 @@ pub(crate) use gated::{Expert, Gated};
 pub(crate) use norm::Norm;
 pub(crate) use rotary::Rotary;
 pub(crate) use store::{ExpertStore, Resident};
-pub use streamed::CacheReport;
-pub(crate) use streamed::Streamed;
+pub use streamed::{CacheReport, OnMiss};
+pub(crate) use streamed::{LowPlanes, Streamed};
 
 use crate::RuntimeError;
 use crate::cache::Trace;

@@ -7,6 +7,8 @@ use super::{Builder, Expert, ExpertStore};
 use crate::RuntimeError;
 use crate::cache::{ByteCache, ExpertId, Policy};
 use moepress_checkpoint::{Share, Source};
+use moepress_model::Moe;
+use moepress_quant::Stored;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -29,6 +31,65 @@ pub struct CacheReport {
     pub read_ahead_used: u64,
     /// Time that passes waited for experts.
     pub stalled: Duration,
+    /// Uses that made do with the high bits of an expert, which are always in memory.
+    pub low_plane: u64,
+}
+
+/// What is done for an expert that is not in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnMiss {
+    /// It is read.
+    #[default]
+    Exact,
+    /// It is read if its gates are at least the mean of the experts of the pass at its layer; otherwise the half of its bits
+    /// that is always in memory does (HOBBIT, arXiv 2411.01433; D²MoE, arXiv 2504.15299).
+    LowPlane,
+}
+
+/// The high bits of every expert, by layer and index.
+pub(crate) struct LowPlanes {
+    experts: Vec<Vec<Arc<Expert>>>,
+    /// What they take.
+    pub(crate) bytes: u64,
+}
+
+impl LowPlanes {
+    /// Reads every expert once and keeps the higher half of the bits of codes that are in planes, as codes of their own in
+    /// fields; what is not in planes stays whole.
+    ///
+    /// # Errors
+    /// An expert cannot be read, or no codes are in planes.
+    pub(crate) fn load(source: &(dyn Source + Send + Sync)) -> Result<Self, RuntimeError> {
+        let spec = source.spec();
+        let one = |(layer, moe, index): (usize, &Moe, usize)| {
+            let (mut bytes, mut halved) = (0, false);
+            let mut half = |stored| {
+                let coarse = match &stored {
+                    Stored::Packed(packed) => packed.coarse(packed.format.bits().div_ceil(2).max(2) as u8),
+                    Stored::Plain(_) => None,
+                };
+                halved |= coarse.is_some();
+                let kept = coarse.map_or(stored, |coarse| Stored::Packed(coarse).unpacked());
+                bytes += kept.stored_bytes();
+                kept
+            };
+            let weights = source.share(layer, &Share::Experts(vec![index]))?;
+            let weights = weights.into_iter().map(|(part, stored)| (part, half(stored))).collect();
+            Ok((Arc::new(Builder::new(spec, layer, weights).expert(moe, index)?), bytes, halved))
+        };
+        let (mut experts, mut bytes, mut halved) = (vec![vec![]; spec.layers.len()], 0, false);
+        for (layer, moe) in spec.moe_layers() {
+            let all: Vec<(Arc<Expert>, u64, bool)> = (0..moe.experts.len())
+                .into_par_iter()
+                .map(|index| one((layer, moe, index)))
+                .collect::<Result<_, RuntimeError>>()?;
+            for (expert, own, in_planes) in all {
+                experts[layer].push(expert);
+                (bytes, halved) = (bytes + own, halved | in_planes);
+            }
+        }
+        if halved { Ok(Self { experts, bytes }) } else { Err(RuntimeError::NoPlanes) }
+    }
 }
 
 /// Routed experts within a budget of bytes.
@@ -37,6 +98,7 @@ pub(crate) struct Streamed {
     /// Bytes of the largest expert of each layer.
     largest: Vec<u64>,
     budget: u64,
+    low: Option<LowPlanes>,
     ahead: Option<(SyncSender<Vec<ExpertId>>, JoinHandle<()>)>,
 }
 
@@ -56,13 +118,15 @@ struct State {
 }
 
 impl Streamed {
-    /// Experts of `source` in `budget` bytes; `largest` are those of the largest expert of each layer.
+    /// Experts of `source` in `budget` bytes; `largest` are those of the largest expert of each layer, `low` what does for misses
+    /// with little gate.
     pub(crate) fn new(
         source: Arc<dyn Source + Send + Sync>,
         budget: u64,
         largest: Vec<u64>,
         policy: Box<dyn Policy>,
         read_ahead: bool,
+        low: Option<LowPlanes>,
     ) -> Result<Self, RuntimeError> {
         let state = State {
             cache: ByteCache::new(budget, policy),
@@ -78,7 +142,7 @@ impl Streamed {
             Ok::<_, RuntimeError>((sender, thread.map_err(RuntimeError::Thread)?))
         };
         let ahead = if read_ahead { Some(start()?) } else { None };
-        Ok(Self { shared, largest, budget, ahead })
+        Ok(Self { shared, largest, budget, low, ahead })
     }
 }
 
@@ -97,14 +161,18 @@ impl ExpertStore for Streamed {
         let ids: Vec<ExpertId> = wanted.iter().map(|&(expert, _)| ExpertId { layer, expert }).collect();
         let mut found: Vec<Option<Arc<Expert>>> = {
             let mut state = self.shared.state();
-            let take = |(&id, &(_, gates))| {
+            let mean = wanted.iter().map(|(_, gates)| gates).sum::<f32>() / wanted.len().max(1) as f32;
+            let take = |(&id, &(_, gates)): (&ExpertId, &(usize, f32))| {
                 let held = state.cache.take(id, gates);
                 state.report.uses += 1;
                 if held.is_some() || state.coming.contains(&id) {
                     state.report.hits += 1;
                     state.report.read_ahead_used += u64::from(state.early.remove(&id));
+                    return held;
                 }
-                held
+                let low = self.low.as_ref().filter(|_| gates < mean)?;
+                state.report.low_plane += 1;
+                Some(low.experts[id.layer][id.expert].clone())
             };
             ids.iter().zip(wanted).map(take).collect()
         };

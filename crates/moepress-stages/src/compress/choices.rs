@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// What rounding costs beside what its errors to nearest would: later columns and `down_proj` make up for about half
-/// of them, for nothing of what is dropped. Measured on the demo model: without it too many atoms go (`docs/results.md`).
+/// of them, for nothing of what is dropped. With all of it (1) too many atoms go: the demo model at 25, 15, 10 and 7 % of its
+/// experts' bytes then loses .0007, .0196, .0674 and .1553 nats in place of .0008, .0135, .0520 and .1373.
 const FEEDBACK: f64 = 0.5;
 
 /// Neighbouring runs that are stored alike.

@@ -10,7 +10,7 @@ mod hc_smoe;
 mod m_smoe;
 
 use crate::evidence::Evidence;
-use crate::stage::{Decision, Stage, StageError, percent};
+use crate::stage::{Decision, Stage, StageError, other_share, percent};
 use crate::targets::any_grouped;
 use alike::Alike;
 use moepress_model::{Edit, Group, ModelSpec};
@@ -92,9 +92,10 @@ impl Stage for MergeExperts {
 
     fn decide(&self, evidence: &Evidence<'_>) -> Result<Decision, StageError> {
         let mut decision = Decision::default();
-        let mut plain = 0;
+        let (mut plain, mut all, mut left) = (0, 0, 0);
         for (layer, groups) in self.grouping.groups(evidence, self.ratio)? {
             let tokens = evidence.tokens(layer)?;
+            (all, left) = (all + tokens.len(), left + groups.len());
             if groups.len() == tokens.len() {
                 continue;
             }
@@ -114,6 +115,8 @@ impl Stage for MergeExperts {
         if !decision.edits.is_empty() {
             decision.notes.extend(evidence.unreached("weigh nothing in the means they join")?);
         }
+        let why = "shares of experts are rounded down, and every layer keeps one at least";
+        decision.notes.extend(other_share("experts", all - left, all, self.ratio, why));
         if plain > 0 {
             decision.notes.push(format!("{plain} groups of only unreached experts became plain means"));
         }

@@ -59,6 +59,18 @@ impl Saliency for Heapr {
         let gradient = evidence.stats.get(of, Quantity::AtomGradient)?;
         Ok(energy.iter().zip(gradient).map(|(h, g)| scale * (h / tokens) * (g / tokens)).collect())
     }
+
+    /// ½ Σ (h · ∂L/∂h)² over the tokens, whatever they are ranked by.
+    fn losses(
+        &self,
+        evidence: &Evidence<'_>,
+        layer: usize,
+        expert: usize,
+    ) -> Result<Option<Vec<f64>>, StatisticsError> {
+        let Ok(predictions) = evidence.stats.get(Of::Model, Quantity::Predictions) else { return Ok(None) };
+        let coupled = evidence.stats.get(Of::Expert(layer, expert), Quantity::AtomCoupled)?;
+        Ok(Some(coupled.iter().map(|sum| 0.5 * sum / predictions[0].max(1.0)).collect()))
+    }
 }
 
 #[cfg(test)]

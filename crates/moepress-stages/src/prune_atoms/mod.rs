@@ -11,12 +11,13 @@ mod runs;
 
 use crate::coverage::Standing;
 use crate::evidence::Evidence;
-use crate::stage::{Decision, Stage, StageError, percent};
+use crate::stage::{Decision, Stage, StageError, other_share, percent};
 use crate::targets::any_grouped;
 use moepress_model::{Edit, ModelSpec};
 use moepress_recipe::{Params, RecipeError, StageSpec};
 use moepress_stats::{Needs, StatisticsError};
 use runs::{Run, Shortage, cut, keep};
+use std::collections::BTreeMap;
 
 /// A rule that scores atoms; the larger, the more it hurts to lose one.
 trait Saliency: Send + Sync {
@@ -29,6 +30,15 @@ trait Saliency: Send + Sync {
         layer: usize,
         expert: usize,
     ) -> Result<Vec<f64>, StatisticsError>;
+    /// What removing each of them adds to the loss, in nats per token; none where nothing says.
+    fn losses(
+        &self,
+        _evidence: &Evidence<'_>,
+        _layer: usize,
+        _expert: usize,
+    ) -> Result<Option<Vec<f64>>, StatisticsError> {
+        Ok(None)
+    }
 }
 
 type Build = fn(&Params) -> Result<Box<dyn Saliency>, RecipeError>;
@@ -119,6 +129,27 @@ impl PruneAtoms {
     }
 }
 
+impl PruneAtoms {
+    /// What the loss of those not kept adds up to; none where the method says nothing of it.
+    fn predicted(
+        &self,
+        evidence: &Evidence<'_>,
+        kept: &BTreeMap<(usize, usize), Vec<usize>>,
+    ) -> Result<Option<f64>, StatisticsError> {
+        let mut sum = 0.0;
+        for (layer, moe) in evidence.spec.moe_layers() {
+            let standings = evidence.standings(layer)?;
+            for expert in (0..moe.experts.len()).filter(|&expert| standings[expert] == Standing::Measured) {
+                let kept = kept.get(&(layer, expert)).map_or(&[][..], Vec::as_slice);
+                let Some(losses) = self.saliency.losses(evidence, layer, expert)? else { return Ok(None) };
+                let all: f64 = losses.iter().sum();
+                sum += all - kept.iter().map(|&atom| losses[atom]).sum::<f64>();
+            }
+        }
+        Ok(Some(sum.max(0.0)))
+    }
+}
+
 impl Stage for PruneAtoms {
     fn describe(&self) -> String {
         let ranking = match self.ranking {
@@ -162,7 +193,11 @@ impl Stage for PruneAtoms {
 
     fn decide(&self, evidence: &Evidence<'_>) -> Result<Decision, StageError> {
         let kept = keep(self.runs(evidence)?, self.ratio).map_err(|short| self.shortage(&short))?;
-        let mut decision = Decision::default();
+        let mut decision = Decision { predicted: self.predicted(evidence, &kept)?, ..Decision::default() };
+        let widths = evidence.spec.moe_layers().flat_map(|(_, moe)| moe.experts.iter().map(|e| e.width()));
+        let (all, left) = (widths.sum::<usize>(), kept.values().map(Vec::len).sum::<usize>());
+        let why = format!("runs of {} stay or go together", self.align);
+        decision.notes.extend(other_share("atoms", all - left, all, self.ratio, &why));
         let (mut emptied, mut dropped) = (0, 0);
         for (layer, moe) in evidence.spec.moe_layers() {
             let left = |expert| kept.get(&(layer, expert)).map_or(&[][..], Vec::as_slice);

@@ -21,7 +21,7 @@ mod weighted_frequency;
 
 use crate::coverage::Standing;
 use crate::evidence::Evidence;
-use crate::stage::{Decision, Stage, StageError, percent};
+use crate::stage::{Decision, Stage, StageError, other_share, percent};
 use crate::targets::any_grouped;
 use choose::{Candidates, globally};
 use moepress_model::{Edit, ModelSpec, Moe};
@@ -264,13 +264,20 @@ impl Stage for PruneExperts {
             let why = "the groups of a router must stay of one size";
             decision.notes.push(format!("{fewer} removed than asked for: {why}"));
         }
+        let all = layers.iter().map(|candidates| candidates.experts).sum();
+        let mut removed = 0;
         for (((layer, _), candidates), rounds) in evidence.spec.moe_layers().zip(layers).zip(rounds) {
             let going = candidates.rounds.into_iter().take(rounds);
             let gone: Vec<usize> = going.flat_map(|round| round.experts).collect();
+            removed += gone.len();
             if !gone.is_empty() {
                 let experts = (0..candidates.experts).filter(|expert| !gone.contains(expert)).collect();
                 decision.edits.push(Edit::KeepExperts { layer, experts });
             }
+        }
+        if fewer == 0 {
+            let why = "shares of experts are rounded down";
+            decision.notes.extend(other_share("experts", removed, all, self.ratio, why));
         }
         if !decision.edits.is_empty() {
             decision.notes.extend(evidence.coverage_notes("were the first to go", "were kept")?);

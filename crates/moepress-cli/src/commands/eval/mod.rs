@@ -305,7 +305,7 @@ impl Args {
         };
         let window = self.window.unwrap_or_else(|| {
             let usual = protocol.window();
-            if usual > context {
+            if usual > context && !self.texts.is_empty() {
                 notes.push(format!(
                     "windows have {context} tokens, the context of the model; the protocol {} usually has {usual}",
                     protocol.name()
