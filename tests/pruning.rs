@@ -57,3 +57,20 @@ fn stages_after_dropped_experts_measure_anew() {
     assert!(notes.contains("have no atoms left and were removed from the router"), "{notes}");
     assert!(report["evaluation"]["compact"]["overall"]["perplexity"].as_f64().unwrap() > 1.0);
 }
+
+#[test]
+fn a_second_round_measures_without_what_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = |rounds| format!("{{compress: {{ratio: 0.1, classes: [experts], rounds: {rounds}}}}}");
+    let (_, once) = carry_out(dir.path(), "once", &stage(1));
+    let (plan, twice) = carry_out(dir.path(), "twice", &stage(2));
+    assert_eq!((&plan["walks"]["forward"], &plan["walks"]["backward"]), (&3.into(), &2.into()));
+    let bytes = |sizes: &Value| sizes["classes"]["experts"]["bytes"].as_u64().unwrap();
+    let (found, allowed) = (bytes(&twice["after"]), bytes(&twice["before"]) / 10);
+    assert!(found <= allowed && found as f64 > 0.99 * allowed as f64, "{found} of {allowed}");
+    let predicted = |report: &Value| report["losses"][0]["predicted"].as_f64().unwrap();
+    assert!(predicted(&once) > 0.0 && predicted(&twice) > 0.0 && predicted(&once) != predicted(&twice));
+    assert!(twice["stages"][0]["what"].as_str().unwrap().ends_with("in 2 rounds"), "{twice}");
+    // What was measured first is what a report says of the model.
+    assert_eq!(once["calibration"], twice["calibration"]);
+}

@@ -7,6 +7,7 @@ use moepress_stages::{ApplyError, apply, apply_outside, sources};
 use std::path::Path;
 
 /// A source seen through a list of edits; nothing is kept but the list.
+#[derive(Clone)]
 pub struct Edited<'a> {
     source: &'a dyn Source,
     edits: Vec<Edit>,

@@ -8,8 +8,8 @@ use moepress_model::{Class, Edit, ModelSpec, Tensor, await_inputs};
 use moepress_quant::Format;
 use moepress_quant::codec::Packing;
 use moepress_recipe::{Coverage, Mtp, Protocol, Recipe, TextFile, TextSpec};
-use moepress_stages::{Stage, assumed, awaited, from_recipe};
-use moepress_stats::{Need, Needs};
+use moepress_stages::{Evidence, Stage, assumed, awaited, from_recipe};
+use moepress_stats::{Need, Needs, Statistics};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -110,6 +110,11 @@ impl Plan {
     /// Whether any text goes through the model before it is evaluated.
     pub(crate) fn calibrates(&self) -> bool {
         self.rounding.is_some() || self.needs.iter().any(Option::is_some)
+    }
+
+    /// What a stage decides on, but for costs and weights.
+    pub(crate) fn evidence<'a>(&'a self, spec: &'a ModelSpec, stats: &'a Statistics) -> Evidence<'a> {
+        Evidence { texts: &self.texts, coverage: self.coverage, ..Evidence::new(spec, stats) }
     }
 }
 
@@ -392,10 +397,14 @@ fn walks(
         let passes = [needs.weighs_tensors(), needs.ladders.is_some(), !needs.weights.is_empty()];
         passes.into_iter().filter(|&pass| pass).count()
     };
-    let read: usize = stages.iter().map(|stage| reads(stage.needs())).sum();
+    let read: usize = stages.iter().map(|stage| stage.rounds() * reads(stage.needs())).sum();
+    let again = |backward: bool| -> usize {
+        let these = stages.iter().filter(|stage| !backward || stage.needs().backward());
+        these.map(|stage| stage.rounds() - 1).sum()
+    };
     BTreeMap::from([
-        ("forward", sweeps.len() + usize::from(rounds)),
-        ("backward", sweeps.iter().filter(|needs| needs.backward()).count()),
+        ("forward", sweeps.len() + again(false) + usize::from(rounds)),
+        ("backward", sweeps.iter().filter(|needs| needs.backward()).count() + again(true)),
         ("weights only", read + usize::from(!rounds)),
         ("evaluation", if recipe.evaluate.is_some() { 2 } else { 0 }),
     ])

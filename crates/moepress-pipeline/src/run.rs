@@ -305,21 +305,23 @@ fn decide(
             }
         }
         let needs = stage.needs();
-        let mut costs = match needs.weighs_tensors() {
-            true => rounding_costs(edited, &stats, &needs, progress)?,
-            false => RoundingCosts::default(),
-        };
-        if let Some(need) = &needs.ladders {
-            costs.ladders = ladders(edited, &stats, need, progress)?;
-        }
+        let mut costs = costs_of(edited, &stats, &needs, progress)?;
         let weights = weight_statistics(edited, &needs.weights, progress)?;
+        for round in 1..stage.rounds() {
+            let Some(set) = &texts.calibration else { break };
+            let evidence =
+                Evidence { costs: &costs, weights: &weights, ..plan.evidence(edited.spec(), &stats) };
+            let edits = stage.leave_out(&evidence, round)?;
+            let mut without = edited.clone();
+            without.push(edits.clone())?;
+            stats.refresh(sweep_set(&without, set, &needs, means, progress)?, &edits);
+            costs = costs_of(edited, &stats, &needs, progress)?;
+        }
         measured.seconds[0] += clock.lap(format!("measure for {name}"));
         if progress.cancelled() {
             return Err(PipelineError::Cancelled);
         }
-        let (spec, coverage) = (edited.spec(), plan.coverage);
-        let evidence =
-            Evidence { spec, stats: &stats, costs: &costs, weights: &weights, texts: &plan.texts, coverage };
+        let evidence = Evidence { costs: &costs, weights: &weights, ..plan.evidence(edited.spec(), &stats) };
         let decision = stage.decide(&evidence)?;
         decision.edits.iter().for_each(|edit| stats.follow(edit));
         let edits = decision.edits.len();
@@ -330,6 +332,23 @@ fn decide(
         measured.stages.push(StageReport { what: stage.describe(), edits, notes: decision.notes, after });
     }
     Ok(measured)
+}
+
+/// What rounding is expected to cost, as far as a stage needs it.
+fn costs_of(
+    edited: &Edited<'_>,
+    stats: &Statistics,
+    needs: &Needs,
+    progress: &dyn Progress,
+) -> Result<RoundingCosts, PipelineError> {
+    let mut costs = match needs.weighs_tensors() {
+        true => rounding_costs(edited, stats, needs, progress)?,
+        false => RoundingCosts::default(),
+    };
+    if let Some(need) = &needs.ladders {
+        costs.ladders = ladders(edited, stats, need, progress)?;
+    }
+    Ok(costs)
 }
 
 /// What stages predicted of the loss, together, beside what the evaluation says. That is no measure of it where a stage

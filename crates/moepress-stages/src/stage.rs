@@ -26,6 +26,21 @@ pub trait Stage: Send + Sync {
         false
     }
 
+    /// How often the model is measured before it is decided on: in every round but the first without the atoms that
+    /// [`Self::leave_out`] names.
+    fn rounds(&self) -> usize {
+        1
+    }
+
+    /// Atoms to leave out while the model is measured for the next round: edits of the kind [`Edit::KeepAtoms`] that
+    /// are taken back afterwards. Rounds count from 1. A pure function of the evidence.
+    ///
+    /// # Errors
+    /// As [`Self::decide`].
+    fn leave_out(&self, _evidence: &Evidence<'_>, _round: usize) -> Result<Vec<Edit>, StageError> {
+        Ok(vec![])
+    }
+
     /// The edits. A pure function of the evidence.
     ///
     /// # Errors
@@ -133,6 +148,7 @@ mod tests {
             ("compress: {ratio: 0.5, bpw: 2}", "not both"),
             ("compress: {align: 8}", "needs one of `budget`"),
             ("compress: {ratio: 0}", "ratio"),
+            ("compress: {ratio: 0.5, rounds: 0}", "rounds"),
             ("compress: {budget: 1MB, bpw: 2}", "not several"),
             ("compres: {ratio: 0.5}", "did you mean `compress`?"),
             ("compensate: {ridge: 1}", "ridge"),

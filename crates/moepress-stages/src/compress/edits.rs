@@ -35,6 +35,15 @@ impl Fate<'_> {
     }
 }
 
+/// The expert without the atoms that it loses; none where it loses none.
+pub(super) fn without_dropped(of: &Candidate<'_>, plan: &Plan) -> Option<Edit> {
+    let runs = plan.segments.iter().flat_map(|segment| &of.runs[segment.runs.clone()]);
+    let mut atoms: Vec<usize> = runs.flat_map(|run| run.atoms.iter().copied()).collect();
+    atoms.sort_unstable();
+    let width: usize = of.runs.iter().map(|run| run.atoms.len()).sum();
+    (atoms.len() < width).then_some(Edit::KeepAtoms { layer: of.layer, expert: of.expert, atoms })
+}
+
 /// The edits that make it so. Of a matrix with a rung that is rounded to it.
 pub(super) fn edits(fates: &[Fate<'_>], others: &[(Tensor, Option<Rung>)], how: How) -> Vec<Edit> {
     let encode = |tensor, rung: &Rung| Edit::Encode {

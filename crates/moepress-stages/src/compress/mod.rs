@@ -2,7 +2,8 @@
 //! 4 or 8 bits, or left; every other matrix is rounded or left; two experts may become one.
 //!
 //! Parameters: one of `budget` (bytes of all tensors), `bpw` (bits per weight of the whole model) and `ratio` (of the
-//! bytes that `classes` take now), `classes`, `align`, `segments`, `merge`, `damp`, `compensate`.
+//! bytes that `classes` take now), `classes`, `align`, `segments`, `merge`, `rounds`, `damp`,
+//! `compensate`.
 //!
 //! Everything is scored in nats of loss by a diagonal Fisher (budget.md 1), atoms that go by their coupled HEAPr score.
 //! Matrices are rounded on uniform grids and stored in an entropy code, so that a step costs what its codes take: a
@@ -23,13 +24,17 @@ use crate::targets::{CLASSES, any_grouped, classes_or, matrices};
 use choices::{Expert, Plan, matrix_choices};
 use edits::{Fate, edits};
 use market::{Candidate, HIGHEST_PRICE, Market};
-use moepress_model::{Class, ModelSpec, Part, Projection, Tensor};
-use moepress_numerics::knapsack::Choice;
+use moepress_model::{Class, Edit, ModelSpec, Part, Projection, Tensor};
+use moepress_numerics::knapsack::{Choice, KnapsackError};
 use moepress_quant::formats::Rung;
 use moepress_recipe::{RecipeError, StageSpec};
 use moepress_stats::{LadderNeed, Merger, Need, Needs, StatisticsError};
 use std::collections::BTreeMap;
 use std::ops::Bound;
+
+/// By how much the bytes of a round are more than those of the next, where the model is measured again in between: what
+/// the first would drop at the last budget is not yet what should go.
+const LOOSER: f64 = 1.4;
 
 #[derive(Clone, Copy)]
 enum Budget {
@@ -44,6 +49,7 @@ struct Compress {
     align: usize,
     segments: usize,
     merge: bool,
+    rounds: usize,
     rounding: edits::How,
     params: StageSpec,
 }
@@ -58,6 +64,7 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
         "align",
         "segments",
         "merge",
+        "rounds",
         "damp",
         "compensate",
     ])?;
@@ -84,6 +91,7 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
         align: params.usize_in("align", Some(32), 1..)?,
         segments: params.usize_in("segments", Some(4), 1..=64)?,
         merge: params.bool("merge", Some(true))?,
+        rounds: params.usize_in("rounds", Some(1), 1..=8)?,
         rounding,
         params: spec.clone(),
     }))
@@ -140,6 +148,37 @@ impl Compress {
         Ok(found)
     }
 
+    /// What there is to spend the budget on.
+    fn offer<'a>(&self, evidence: &Evidence<'a>) -> Result<Offer<'a>, StageError> {
+        let spec = evidence.spec;
+        self.check(spec)?;
+        let all = matrices(spec, &self.classes);
+        let other = |tensor: &&Tensor| !matches!(tensor, Tensor::Layer(_, Part::Expert { .. }));
+        let ladder = |&tensor: &Tensor| {
+            let missing = || StatisticsError::Missing(format!("{tensor}.ladder"));
+            let rungs = evidence.costs.ladders.matrices.get(&tensor).ok_or_else(missing)?;
+            Ok((tensor, &rungs[..]))
+        };
+        let others = all.iter().filter(other).map(ladder).collect::<Result<Vec<_>, StageError>>()?;
+        let choices = |(tensor, rungs): &(Tensor, &[Rung])| matrix_choices(rungs, spec.stored_bytes(*tensor));
+        let choices: Vec<Vec<Choice>> = others.iter().map(choices).collect();
+        let experts = self.experts(evidence)?;
+        let most: u64 = all.iter().map(|&tensor| spec.stored_bytes(tensor)).sum();
+        let (rest, budget) = (spec.total_bytes() - most, self.budget(spec));
+        let least = Market { experts: experts.iter().collect(), matrices: &choices }.at(HIGHEST_PRICE).0;
+        if rest + least > budget {
+            let message = format!(
+                "is {budget} bytes, but {rest} are outside `classes` and the smallest choices for the others need {least}; raise it or add classes"
+            );
+            return Err(self.params.params.error(self.key(), message).into());
+        }
+        Ok(Offer { experts, others, choices, rest, bytes: budget - rest, most })
+    }
+
+    fn too_small(&self, error: &KnapsackError) -> StageError {
+        self.params.params.error(self.key(), error.to_string()).into()
+    }
+
     /// The pairs of those experts that could be one.
     fn pairs<'a>(&self, evidence: &Evidence<'a>, experts: &[Candidate<'a>]) -> Vec<Candidate<'a>> {
         let free: BTreeMap<(usize, usize), &Candidate<'_>> =
@@ -158,6 +197,21 @@ impl Compress {
     }
 }
 
+/// What there is to spend a budget on.
+struct Offer<'a> {
+    experts: Vec<Candidate<'a>>,
+    /// Every other matrix with its ladder.
+    others: Vec<(Tensor, &'a [Rung])>,
+    /// What may become of those.
+    choices: Vec<Vec<Choice>>,
+    /// Bytes of what does not change.
+    rest: u64,
+    /// Bytes for all others.
+    bytes: u64,
+    /// Bytes of those as they are.
+    most: u64,
+}
+
 impl Stage for Compress {
     fn describe(&self) -> String {
         let budget = match self.budget {
@@ -166,7 +220,8 @@ impl Stage for Compress {
             Budget::Ratio(ratio) => percent(ratio),
         };
         let classes: Vec<&str> = self.classes.iter().map(|class| class.name()).collect();
-        format!("compress: {budget} over {}, atoms in runs of {}", classes.join(", "), self.align)
+        let rounds = if self.rounds > 1 { format!(", in {} rounds", self.rounds) } else { String::new() };
+        format!("compress: {budget} over {}, atoms in runs of {}{rounds}", classes.join(", "), self.align)
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
@@ -199,52 +254,40 @@ impl Stage for Compress {
         self.merge
     }
 
+    fn rounds(&self) -> usize {
+        self.rounds
+    }
+
+    fn leave_out(&self, evidence: &Evidence<'_>, round: usize) -> Result<Vec<Edit>, StageError> {
+        let offer = self.offer(evidence)?;
+        let market = Market { experts: offer.experts.iter().collect(), matrices: &offer.choices };
+        let looser = LOOSER.powi((self.rounds - round.min(self.rounds)) as i32);
+        let bytes = ((offer.bytes as f64 * looser) as u64).min(offer.most.max(offer.bytes));
+        let spent = market.spend(bytes).map_err(|error| self.too_small(&error))?;
+        Ok(spent.experts.iter().filter_map(|(of, plan)| edits::without_dropped(of, plan)).collect())
+    }
+
     fn decide(&self, evidence: &Evidence<'_>) -> Result<Decision, StageError> {
-        let spec = evidence.spec;
-        self.check(spec)?;
-        let others: Vec<Tensor> = matrices(spec, &self.classes)
-            .into_iter()
-            .filter(|tensor| !matches!(tensor, Tensor::Layer(_, Part::Expert { .. })))
-            .collect();
-        let ladder = |tensor: &Tensor| {
-            let missing = || StatisticsError::Missing(format!("{tensor}.ladder"));
-            evidence.costs.ladders.matrices.get(tensor).ok_or_else(missing)
-        };
-        let ladders = others.iter().map(ladder).collect::<Result<Vec<_>, _>>()?;
-        let choices =
-            |(tensor, rungs): (&Tensor, &&Vec<Rung>)| matrix_choices(rungs, spec.stored_bytes(*tensor));
-        let experts = self.experts(evidence)?;
-        let pairs = self.pairs(evidence, &experts);
-        let matrix_choices: Vec<Vec<Choice>> = others.iter().zip(&ladders).map(choices).collect();
-        let changing: u64 =
-            matrices(spec, &self.classes).iter().map(|&tensor| spec.stored_bytes(tensor)).sum();
-        let rest = spec.total_bytes() - changing;
-        let budget = self.budget(spec);
-        let least =
-            Market { experts: experts.iter().collect(), matrices: &matrix_choices }.at(HIGHEST_PRICE).0;
-        if rest + least > budget {
-            let message = format!(
-                "is {budget} bytes, but {rest} are outside `classes` and the smallest choices for the others need {least}; raise it or add classes"
-            );
-            return Err(self.params.params.error(self.key(), message).into());
-        }
-        let joined = joins::spend(&experts, &pairs, &matrix_choices, budget - rest)
-            .map_err(|error| self.params.params.error(self.key(), error.to_string()))?;
+        let offer = self.offer(evidence)?;
+        let pairs = self.pairs(evidence, &offer.experts);
+        let joined = joins::spend(&offer.experts, &pairs, &offer.choices, offer.bytes)
+            .map_err(|error| self.too_small(&error))?;
         let spent = &joined.spent;
-        let (mut made, numbers) = joins::join(spec, &spent.experts);
+        let (mut made, numbers) = joins::join(evidence.spec, &spent.experts);
         let fates: Vec<Fate<'_>> = spent
             .experts
             .iter()
             .filter_map(|(of, plan)| Some(Fate { of, expert: *numbers.get(&(of.layer, of.expert))?, plan }))
             .collect();
-        let rung = |((tensor, rungs), at): ((&Tensor, &&Vec<Rung>), &usize)| {
-            (*tensor, at.checked_sub(1).and_then(|at| rungs.get(at).copied()))
+        let rung = |(of, &at): (&(Tensor, &[Rung]), &usize)| {
+            (of.0, at.checked_sub(1).and_then(|at| of.1.get(at).copied()))
         };
         let others: Vec<(Tensor, Option<Rung>)> =
-            others.iter().zip(&ladders).zip(&spent.matrices).map(rung).collect();
+            offer.others.iter().zip(&spent.matrices).map(rung).collect();
         let mut notes = vec![format!(
-            "compress: {} of {budget} bytes planned, predicted increase of NLL {:.5} nats per token (at most {:.1e} above the optimum)",
-            spent.bytes + rest,
+            "compress: {} of {} bytes planned, predicted increase of NLL {:.5} nats per token (at most {:.1e} above the optimum)",
+            spent.bytes + offer.rest,
+            offer.bytes + offer.rest,
             spent.cost,
             (spent.cost - spent.bound).max(0.0)
         )];

@@ -3,7 +3,6 @@
 use super::*;
 use crate::evidence::assumed;
 use crate::toy::{stage, toy};
-use moepress_model::Edit;
 use moepress_quant::formats::{Rung, half_power};
 use moepress_quant::{Code, Format, Grouped};
 use moepress_recipe::{BelowMinTokens, Coverage};
@@ -270,4 +269,20 @@ fn pairs_are_the_best_of_all() {
         merged += spent.experts.iter().filter(|(of, _)| of.with.is_some()).count();
     }
     assert!(merged > 4, "{merged}");
+}
+
+#[test]
+fn a_round_before_the_last_leaves_out_less_than_goes_in_the_end() {
+    let (spec, (stats, costs)) = (toy(), evidence());
+    let stage = stage("compress: {ratio: 0.1, classes: [experts], align: 3, rounds: 3}");
+    assert_eq!(stage.rounds(), 3);
+    let evidence = Evidence { costs: &costs, ..Evidence::new(&spec, &stats) };
+    let atoms = |edits: &[Edit]| {
+        let after = spec.after(edits).unwrap();
+        after.moe_layers().flat_map(|(_, moe)| &moe.experts).map(|expert| expert.width()).sum::<usize>()
+    };
+    let left: Vec<usize> = [1, 2].map(|round| atoms(&stage.leave_out(&evidence, round).unwrap())).into();
+    let last = atoms(&stage.decide(&evidence).unwrap().edits);
+    assert!(left[0] >= left[1] && left[1] >= last && left[0] > last && left[1] < 48, "{left:?} {last}");
+    assert_eq!(stage.leave_out(&evidence, 1).unwrap(), stage.leave_out(&evidence, 1).unwrap());
 }
