@@ -2,49 +2,21 @@
 
 use crate::MOST_ALTERNATIVES;
 use crate::answer::{Answer, Part};
-use crate::engine::{Event, Finish, Job};
+use crate::engine::{Finish, Job};
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::handler::{Generation, Sequences};
 use crate::logprobs::entry;
 use crate::params::{Params, most};
-use crate::routes::{Shared, document, now};
+use crate::routes::{Shared, now};
 use crate::stream::Events;
 use crate::tokenizer::unreadable;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-
-pub(crate) async fn handle(
-    State(shared): State<Arc<Shared>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let started = Instant::now();
-    let body = shared.body(&headers, body).await?;
-    // Tokenizers and templates take their time.
-    let request = tokio::task::block_in_place(|| Request::read(&shared, &body))?;
-    let sequences = request.start(&shared, started)?;
-    if request.params.stream {
-        let (events, response) = Events::new();
-        tokio::spawn(async move {
-            request.stream(&shared, sequences, &events).await;
-            events.done().await;
-            shared.metrics.took(started.elapsed());
-        });
-        return Ok(response);
-    }
-    let answer = request.answer(&shared, sequences).await?;
-    shared.metrics.took(started.elapsed());
-    Ok(document(&answer))
-}
+use tokio::sync::mpsc::unbounded_channel;
 
 /// A checked request.
-struct Request {
+pub(crate) struct Request {
     params: Params,
     prompt: Vec<u32>,
     most: usize,
@@ -54,7 +26,7 @@ struct Request {
     created: u64,
 }
 
-impl Request {
+impl Generation for Request {
     fn read(shared: &Shared, body: &[u8]) -> Result<Self, ApiError> {
         let served = &shared.served;
         let mut fields = Fields::read(body)?;
@@ -89,7 +61,11 @@ impl Request {
         Ok(Self { params, prompt, most, top: wanted.then_some(top.unwrap_or(0) as usize), id, created })
     }
 
-    fn start(&self, shared: &Shared, started: Instant) -> Result<Vec<UnboundedReceiver<Event>>, ApiError> {
+    fn streams(&self) -> bool {
+        self.params.stream
+    }
+
+    fn start(&self, shared: &Shared, started: Instant) -> Result<Sequences, ApiError> {
         let places = shared.places(self.params.choices)?;
         let mut sequences = Vec::with_capacity(places.len());
         for (index, place) in places.into_iter().enumerate() {
@@ -111,11 +87,7 @@ impl Request {
     }
 
     /// The answer in one document.
-    async fn answer(
-        &self,
-        shared: &Shared,
-        sequences: Vec<UnboundedReceiver<Event>>,
-    ) -> Result<Value, ApiError> {
+    async fn answer(&self, shared: &Shared, sequences: Sequences) -> Result<Value, ApiError> {
         let (mut choices, mut generated) = (Vec::new(), 0);
         for (index, events) in sequences.into_iter().enumerate() {
             let mut answer = Answer::new(&shared.served, events, &self.params.stops);
@@ -147,7 +119,7 @@ impl Request {
     }
 
     /// The answer event by event, one sequence after the other.
-    async fn stream(&self, shared: &Shared, sequences: Vec<UnboundedReceiver<Event>>, events: &Events) {
+    async fn stream(&self, shared: &Shared, sequences: Sequences, events: &Events) {
         let mut generated = 0;
         for (index, receiver) in sequences.into_iter().enumerate() {
             let mut answer = Answer::new(&shared.served, receiver, &self.params.stops);
@@ -199,7 +171,9 @@ impl Request {
             events.send(&document).await;
         }
     }
+}
 
+impl Request {
     fn usage(&self, generated: usize) -> Value {
         let prompt = self.prompt.len();
         json!({"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated})

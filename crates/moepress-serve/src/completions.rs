@@ -6,49 +6,21 @@ use crate::answer::{Answer, Part};
 use crate::engine::{Finish, Job};
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::handler::{Generation, Sequences};
 use crate::logprobs::Lists;
 use crate::params::{Params, most};
-use crate::routes::{Shared, document, now};
+use crate::routes::{Shared, now};
 use crate::stream::Events;
 use crate::tokenizer::{ids, unreadable};
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::unbounded_channel;
 
 /// Tokens that are added unless a request says otherwise, as OpenAI has it.
 const USUAL: usize = 16;
 
-pub(crate) async fn handle(
-    State(shared): State<Arc<Shared>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let started = Instant::now();
-    let body = shared.body(&headers, body).await?;
-    // Tokenizers and templates take their time.
-    let request = tokio::task::block_in_place(|| Request::read(&shared, &body))?;
-    let sequences = request.start(&shared, started)?;
-    if request.params.stream {
-        let (events, response) = Events::new();
-        tokio::spawn(async move {
-            request.stream(&shared, sequences, &events).await;
-            events.done().await;
-            shared.metrics.took(started.elapsed());
-        });
-        return Ok(response);
-    }
-    let answer = request.answer(&shared, sequences).await?;
-    shared.metrics.took(started.elapsed());
-    Ok(document(&answer))
-}
-
 /// A checked request.
-struct Request {
+pub(crate) struct Request {
     params: Params,
     prompts: Vec<Vec<u32>>,
     most: usize,
@@ -59,7 +31,7 @@ struct Request {
     created: u64,
 }
 
-impl Request {
+impl Generation for Request {
     fn read(shared: &Shared, body: &[u8]) -> Result<Self, ApiError> {
         let served = &shared.served;
         let mut fields = Fields::read(body)?;
@@ -91,11 +63,11 @@ impl Request {
     }
 
     /// Hands all sequences to the engine: every choice of the first prompt, then of the next.
-    fn start(
-        &self,
-        shared: &Shared,
-        started: Instant,
-    ) -> Result<Vec<UnboundedReceiver<crate::engine::Event>>, ApiError> {
+    fn streams(&self) -> bool {
+        self.params.stream
+    }
+
+    fn start(&self, shared: &Shared, started: Instant) -> Result<Sequences, ApiError> {
         let choices = self.params.choices;
         let mut places = shared.places(self.prompts.len() * choices)?;
         let mut sequences = Vec::with_capacity(places.len());
@@ -119,11 +91,7 @@ impl Request {
     }
 
     /// The answer in one document.
-    async fn answer(
-        &self,
-        shared: &Shared,
-        sequences: Vec<UnboundedReceiver<crate::engine::Event>>,
-    ) -> Result<Value, ApiError> {
+    async fn answer(&self, shared: &Shared, sequences: Sequences) -> Result<Value, ApiError> {
         let (mut choices, mut generated) = (Vec::new(), 0);
         for (index, events) in sequences.into_iter().enumerate() {
             let mut answer = Answer::new(&shared.served, events, &self.params.stops);
@@ -155,12 +123,7 @@ impl Request {
     }
 
     /// The answer event by event, one sequence after the other.
-    async fn stream(
-        &self,
-        shared: &Shared,
-        sequences: Vec<UnboundedReceiver<crate::engine::Event>>,
-        events: &Events,
-    ) {
+    async fn stream(&self, shared: &Shared, sequences: Sequences, events: &Events) {
         let mut generated = 0;
         for (index, receiver) in sequences.into_iter().enumerate() {
             let mut answer = Answer::new(&shared.served, receiver, &self.params.stops);
@@ -197,7 +160,9 @@ impl Request {
             events.send(&self.document(shared, vec![], Some(self.usage(generated)))).await;
         }
     }
+}
 
+impl Request {
     fn choice(&self, index: usize, text: &str, logprobs: Option<Value>, finish: Option<Finish>) -> Value {
         json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish.map(Finish::word)})
     }

@@ -14,6 +14,7 @@ mod connection;
 mod engine;
 mod error;
 mod fields;
+mod handler;
 mod logprobs;
 mod metrics;
 mod params;

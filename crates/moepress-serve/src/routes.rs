@@ -2,6 +2,7 @@
 
 use crate::engine::{Job, Place};
 use crate::error::ApiError;
+use crate::handler::handle;
 use crate::metrics::Metrics;
 use crate::{Limits, Served, auth, body, chat, completions, tokenizer};
 use axum::Router;
@@ -78,8 +79,8 @@ pub(crate) fn document(value: &Value) -> Response {
 
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
-        .route("/v1/completions", post(completions::handle))
-        .route("/v1/chat/completions", post(chat::handle))
+        .route("/v1/completions", post(handle::<completions::Request>))
+        .route("/v1/chat/completions", post(handle::<chat::Request>))
         .route("/v1/models", get(models))
         .route("/tokenizer_info", get(tokenizer::info))
         .route("/tokenize", post(tokenizer::tokenize))
