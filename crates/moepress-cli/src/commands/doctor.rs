@@ -23,7 +23,7 @@ Examples:
   moepress doctor recipe.yaml --out /data/result --json
 
 With a recipe, also plans it, reads all of its text, and rehearses: measures what it measures first on the model's layers up \
-to the first with experts and a few windows of the calibration. Writes nothing but a file that it removes again. The exit \
+to the first with experts and a few windows of the calibration. What it writes on the way, beside the output, it removes again. The exit \
 code is that of the first check that failed, or 0.";
 
 /// Check machine, devices, disk, and with a recipe whether it can run here
@@ -219,9 +219,9 @@ fn disk(files: &dyn Files, folder: &Path) -> Result<String, Failure> {
     // Whichever of them is there.
     let _ = files.remove_file(&path);
     let _ = files.remove_file(&moved);
+    let free = files.free_space(folder).map_or("unknown".to_owned(), bytes);
     let folder = folder.display();
     tried.map_err(|error| Failure::new(Reason::Fault, format!("{folder}: cannot write there: {error}")))?;
-    let free = files.free_space(Path::new(&folder.to_string())).map_or("unknown".to_owned(), bytes);
     Ok(format!("{folder}: {free} free, writes {:.0} MB/s", TRIED as f64 / 1e6 / seconds))
 }
 
