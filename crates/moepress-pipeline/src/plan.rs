@@ -415,6 +415,7 @@ fn headers(spec: &ModelSpec) -> u64 {
     let parts = |tensor| match spec.format(tensor) {
         Some(Format::Grouped(grouped)) if grouped.has_offsets() => 3,
         Some(Format::Grouped(_)) => 2,
+        Some(Format::LowRank(_)) => 4,
         _ => 1,
     };
     let experts: usize = spec.moe_layers().map(|(_, moe)| moe.experts.len()).sum();

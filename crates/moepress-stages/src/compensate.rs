@@ -8,7 +8,7 @@
 
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError};
-use crate::targets::any_grouped;
+use crate::targets::any_chosen;
 use moepress_model::{Edit, ModelSpec};
 use moepress_recipe::{RecipeError, StageSpec};
 use moepress_stats::Needs;
@@ -28,7 +28,7 @@ impl Stage for Compensate {
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
-        if any_grouped(spec) {
+        if any_chosen(spec) {
             return Err(self.params.error("goes before the stage that chooses formats").into());
         }
         if spec.moe_layers().next().is_none() {

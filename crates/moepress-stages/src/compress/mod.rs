@@ -20,7 +20,7 @@ mod market;
 use crate::coverage::Standing;
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError, percent};
-use crate::targets::{CLASSES, any_grouped, classes_or, matrices};
+use crate::targets::{CLASSES, any_chosen, classes_or, matrices};
 use choices::{Expert, Plan, matrix_choices};
 use edits::{Fate, edits};
 use market::{Candidate, HIGHEST_PRICE, Market};
@@ -225,7 +225,7 @@ impl Stage for Compress {
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
-        if any_grouped(spec) {
+        if any_chosen(spec) {
             return Err(self
                 .params
                 .error("formats were chosen before; compress chooses all of them itself")
