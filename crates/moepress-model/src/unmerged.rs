@@ -78,15 +78,24 @@ mod tests {
             (vec![merge(&[&[0, 2], &[1], &[3]])], vec![], vec![vec![0, 2], vec![1], vec![3]]),
             // The expert that goes is the mean of 1 and 3.
             (vec![merge(&[&[3, 1], &[2], &[0]]), keep(&[1, 2])], vec![keep(&[0, 2])], vec![vec![1], vec![0]]),
-            (vec![keep(&[0, 2, 3]), merge(&[&[2, 0], &[1]])], vec![keep(&[0, 2, 3])], vec![vec![0, 2], vec![1]]),
-            (vec![keep(&[1, 2]), Edit::DropCarried], vec![keep(&[1, 2]), Edit::DropCarried], vec![vec![0], vec![1]]),
+            (
+                vec![keep(&[0, 2, 3]), merge(&[&[2, 0], &[1]])],
+                vec![keep(&[0, 2, 3])],
+                vec![vec![0, 2], vec![1]],
+            ),
+            (
+                vec![keep(&[1, 2]), Edit::DropCarried],
+                vec![keep(&[1, 2]), Edit::DropCarried],
+                vec![vec![0], vec![1]],
+            ),
         ] {
             assert_eq!(unmerged(&spec, &edits), apart);
             let (after, apart) = (spec.after(&edits).unwrap(), spec.after(&apart).unwrap());
             let (after, apart) = (after.moe(1).unwrap(), apart.moe(1).unwrap());
             assert_eq!(after.members(apart), members);
             for (expert, members) in after.experts.iter().zip(&members) {
-                let sources: BTreeSet<usize> = members.iter().flat_map(|&e| apart.experts[e].sources.clone()).collect();
+                let sources: BTreeSet<usize> =
+                    members.iter().flat_map(|&e| apart.experts[e].sources.clone()).collect();
                 assert_eq!(sources.into_iter().collect::<Vec<_>>(), expert.sources);
             }
         }
