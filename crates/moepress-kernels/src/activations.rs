@@ -289,6 +289,7 @@ impl<'a> Integers<'a> {
     }
 
     /// What the codes of each block of a row are multiplied by, from a chunk on.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))] // `isa::few` alone takes them so
     #[inline(always)]
     pub(crate) fn steps(&self, input: usize, chunk: usize) -> &'a [f32] {
         &self.of.steps[self.row(input)][CHUNK / BLOCK * chunk..]
