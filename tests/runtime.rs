@@ -60,11 +60,12 @@ fn experts_within_a_budget_write_the_same_text() {
     for more in [
         &["--cache", "lru"][..],
         &["--cache", "gate-mass", "--read-ahead"],
+        &["--cache", "hit-density", "--read-ahead"],
         &["--cache", "pinned", "--used-before", &uses],
     ] {
         let (text, report) = generate(&[&["--memory-budget", "5MB"], more].concat());
         assert_eq!(text, whole, "{more:?}");
-        assert!(report.contains("% of ") && report.contains(" read, "), "{more:?}: {report}");
+        assert!(report.contains(" had been kept, ") && report.contains(" read, "), "{more:?}: {report}");
     }
     let model = demo();
     let small = moepress(&["generate", &model, "--prompt", "a", "--memory-budget", "1MB"]);
@@ -73,17 +74,31 @@ fn experts_within_a_budget_write_the_same_text() {
 
     let replayed = json(&["bench", "cache", &model, "--uses", &uses, "--json"]);
     let rows = replayed["result"].as_array().unwrap();
-    assert_eq!(rows.len(), 8, "three policies and the best, for two budgets");
+    assert_eq!(
+        rows.len(),
+        18,
+        "four policies, with and without reading ahead, and the best, for two budgets"
+    );
     for row in rows {
-        assert!(
-            row["of_best"].as_f64().unwrap() <= 1.0 && row["hits"].as_u64() <= row["uses"].as_u64(),
-            "{row}"
-        );
+        let count = |key: &str| row[key].as_u64().unwrap_or(0);
+        assert!(count("kept") + count("ahead") <= count("uses") && count("bytes_read") > 0, "{row}");
+        // More hits than the best has only who reads ahead, and whoever does has some of those.
+        assert!(row["of_best"].as_f64().unwrap() <= 1.0 || count("ahead") > 0, "{row}");
+        assert_eq!(row["ahead"].is_null(), count("read_ahead") == 0, "{row}");
     }
-    std::fs::write(&uses, r#"{"schema_version": 1, "uses": [[0, 99, 0.5]]}"#).unwrap();
-    let foreign = moepress(&["bench", "cache", &model, "--uses", &uses]);
-    assert_eq!(foreign.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&foreign.stderr).contains("uses[0]: must be"));
+    for visit in [
+        "[0, 1, [[99, 1, 0.5]], []]",
+        "[0, 1, [], [16]]",
+        "[6, 1, [], []]",
+        "[0, 1, [[1, 2, 0.5]], []]",
+        "[0]",
+    ] {
+        std::fs::write(&uses, format!(r#"{{"schema_version": 2, "visits": [[5, 1, [], []], {visit}]}}"#))
+            .unwrap();
+        let foreign = moepress(&["bench", "cache", &model, "--uses", &uses]);
+        assert_eq!(foreign.status.code(), Some(3), "{visit}");
+        assert!(String::from_utf8_lossy(&foreign.stderr).contains("visits[1]: must be"), "{visit}");
+    }
 }
 
 #[test]
@@ -122,8 +137,12 @@ fn routing_by_rules_uses_fewer_experts() {
     let uses = |name: &str, more: &[&str]| {
         generate(&[&["--record-experts", &path(name)], more].concat());
         let trace: Value = serde_json::from_slice(&std::fs::read(path(name)).unwrap()).unwrap();
-        let ids = trace["uses"].as_array().unwrap().iter().map(|used| (used[0].as_u64(), used[1].as_u64()));
-        (trace["uses"].as_array().unwrap().len(), ids.collect::<std::collections::BTreeSet<_>>().len())
+        let visits = trace["visits"].as_array().unwrap().iter();
+        let ids = visits.flat_map(|visit| {
+            visit[2].as_array().unwrap().iter().map(|used| (visit[0].as_u64(), used[0].as_u64()))
+        });
+        let ids: Vec<_> = ids.collect();
+        (ids.len(), ids.iter().collect::<std::collections::BTreeSet<_>>().len())
     };
     let (all, distinct) = uses("all", &[]);
     // A rule that takes nothing away changes no text.

@@ -57,7 +57,7 @@ pub fn rules(
         drop(sessions);
         let steps = seconds.len().max(1) as f64;
         let layers = model.spec().moe_layers().count().max(1) as f64;
-        let uses = model.recorded().map_or(0, |trace| trace.uses.len());
+        let uses = model.recorded().map_or(0, |trace| trace.uses());
         let nll = loss / (steps * sequences.len().max(1) as f64);
         let first = results.first().map_or(nll, |first| first.nll);
         results.push(Ruled {

@@ -16,7 +16,7 @@ mod session;
 mod toy;
 
 pub use blocks::Blocks;
-pub use cache::{ExpertId, MakePolicy, POLICIES, Policy, Replayed, Trace, Used, belady, replay};
+pub use cache::{ExpertId, MakePolicy, POLICIES, Policy, Replayed, Trace, Used, Visit, belady, replay};
 pub use decoder::{CacheReport, OnMiss, Span};
 pub use error::RuntimeError;
 pub use generate::{Generated, Request, Stop, generate};

@@ -128,7 +128,7 @@ impl Model {
     /// with the rest; others are read when they are needed. All of it is in the bytes it is stored in.
     ///
     /// # Errors
-    /// As [`Self::load`]; or the budget is too small for the experts of one token, low planes are wanted and there are none, or a
+    /// As [`Self::load`]; or the budget is too small for the experts of one token (and one that is read ahead), low planes are wanted and there are none, or a
     /// thread cannot be started.
     pub fn load_within(
         source: Arc<dyn Source + Send + Sync>,
@@ -142,7 +142,9 @@ impl Model {
         let dense = spec.total_bytes() - sizes.iter().flatten().sum::<u64>();
         let largest: Vec<u64> = sizes.iter().map(|layer| layer.iter().copied().max().unwrap_or(0)).collect();
         let token = |(layer, moe): (usize, &Moe)| moe.routing.top_k as u64 * largest[layer];
-        let needed = dense + spec.moe_layers().map(token).max().unwrap_or(0);
+        let token = spec.moe_layers().map(token).max().unwrap_or(0);
+        let ahead = if read_ahead { largest.iter().copied().max().unwrap_or(0) } else { 0 };
+        let needed = dense + token + ahead;
         if budget < needed {
             return Err(RuntimeError::Budget { budget, needed });
         }
@@ -157,7 +159,7 @@ impl Model {
         let layer = |layer| Builder::new(&spec, layer, source.share(layer, &Share::Core)?).layer();
         let layers =
             (0..spec.layers.len()).into_par_iter().map(layer).collect::<Result<_, RuntimeError>>()?;
-        let store = Streamed::new(source.clone(), budget - always, largest, policy, read_ahead, low)?;
+        let store = Streamed::new(source.clone(), sizes, budget - always, policy, read_ahead, low)?;
         Self::assemble(spec, &*source, &|stored| stored, layers, Box::new(store))
     }
 

@@ -1,5 +1,6 @@
 //! `moepress bench`: how fast this machine runs models, and how fast it could.
 
+mod cache;
 mod rules;
 
 use super::experts::{self, Memory};
@@ -12,10 +13,8 @@ use clap::Subcommand;
 use moepress_bench::{Coding, Decode, Kernel, Load, Prefill, Roofline, Shape};
 use moepress_checkpoint::Source;
 use moepress_nn::Backend;
-use moepress_recipe::size_in_bytes;
-use moepress_runtime::{ExpertId, POLICIES, Precision, Replayed, belady, replay};
+use moepress_runtime::Precision;
 use serde::Serialize;
-use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -47,7 +46,7 @@ enum Command {
     Prefill(PrefillArgs),
     Load(LoadArgs),
     Kernel(KernelArgs),
-    Cache(CacheArgs),
+    Cache(cache::CacheArgs),
     Rules(rules::RulesArgs),
     Roofline(RooflineArgs),
 }
@@ -138,26 +137,6 @@ struct KernelArgs {
     trits: bool,
     #[command(flatten)]
     common: Common,
-}
-
-/// Replay which experts were used, under every policy and the best that could have been done
-#[derive(Debug, clap::Args)]
-struct CacheArgs {
-    /// Model directory, plain or compact
-    #[arg(value_name = "PATH")]
-    path: PathBuf,
-    /// Uses to replay: a file of generate --record-experts
-    #[arg(long, value_name = "FILE")]
-    uses: PathBuf,
-    /// Bytes of experts in memory; repeatable [default: a quarter and a half of all]
-    #[arg(long = "expert-bytes", value_name = "SIZE", value_parser = size_in_bytes)]
-    budgets: Vec<u64>,
-    /// Uses before, for the policy pinned
-    #[arg(long, value_name = "FILE")]
-    used_before: Option<PathBuf>,
-    /// Print as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// Measure what the machine can do at most
@@ -330,73 +309,6 @@ impl KernelArgs {
             }));
             output::table(&rows)
         })
-    }
-}
-
-/// One policy under one budget.
-#[derive(Serialize)]
-struct Replay {
-    expert_bytes: u64,
-    policy: &'static str,
-    uses: u64,
-    hits: u64,
-    hit_rate: f64,
-    /// Hits of those that the best possible cache has.
-    of_best: f64,
-    bytes_read: u64,
-}
-
-impl CacheArgs {
-    fn run(self, context: &Context) -> Result<Ending, Failure> {
-        let checkpoint = moepress_checkpoint::Checkpoint::open(&context.files, &self.path)?;
-        let spec = checkpoint.spec();
-        let trace = experts::read(context, &self.uses, spec)?;
-        let before = self.used_before.as_ref().map(|path| experts::read(context, path, spec)).transpose()?;
-        let sizes = moepress_runtime::expert_bytes(spec);
-        let all: u64 = sizes.iter().flatten().sum();
-        let budgets = if self.budgets.is_empty() { vec![all / 4, all / 2] } else { self.budgets };
-        let bytes = |id: ExpertId| sizes[id.layer][id.expert];
-        let mut rows = Vec::new();
-        for expert_bytes in budgets {
-            context.interrupt.check()?;
-            let best = belady(&trace, expert_bytes, bytes);
-            let mut row = |policy, found: Replayed| {
-                let Replayed { uses, hits, bytes_read } = found;
-                let of_best = hits as f64 / best.hits.max(1) as f64;
-                rows.push(Replay {
-                    expert_bytes,
-                    policy,
-                    uses,
-                    hits,
-                    hit_rate: found.hit_rate(),
-                    of_best,
-                    bytes_read,
-                });
-            };
-            for (name, make) in POLICIES {
-                row(name, replay(&trace, expert_bytes, make(before.as_ref()), bytes));
-            }
-            row("best", best);
-        }
-        if self.json {
-            output::json(
-                &json!({ "schema_version": 1, "model": self.path.display().to_string(), "result": rows }),
-            )?;
-            return Ok(Ending::Done);
-        }
-        let mut table =
-            vec![["policy", "experts in memory", "hits", "of the best", "read"].map(str::to_owned).to_vec()];
-        table.extend(rows.iter().map(|row| {
-            vec![
-                row.policy.to_owned(),
-                output::bytes(row.expert_bytes),
-                format!("{:.1} %", 100.0 * row.hit_rate),
-                format!("{:.2}", row.of_best),
-                output::bytes(row.bytes_read),
-            ]
-        }));
-        output::result(&output::table(&table))?;
-        Ok(Ending::Done)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use moepress_checkpoint::{CheckpointError, read_json};
 use moepress_model::ModelSpec;
 use moepress_recipe::size_in_bytes;
-use moepress_runtime::{CacheReport, ExpertId, MakePolicy, OnMiss, POLICIES, Trace, Used};
+use moepress_runtime::{CacheReport, MakePolicy, OnMiss, POLICIES, Trace, Used, Visit};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -19,8 +19,8 @@ pub struct Memory {
     /// with codes of other codecs unpacked into bit fields]
     #[arg(long = "memory-budget", value_name = "SIZE", value_parser = size_in_bytes)]
     pub budget: Option<u64>,
-    /// Which experts stay within the budget: lru, pinned (those used most, before and now) or gate-mass
-    #[arg(long = "cache", value_name = "POLICY", default_value = "gate-mass", value_parser = policy, requires = "budget")]
+    /// Which experts stay within the budget: lru, pinned (those used most, before and now), gate-mass or hit-density
+    #[arg(long = "cache", value_name = "POLICY", default_value = "hit-density", value_parser = policy, requires = "budget")]
     pub policy: NamedPolicy,
     /// Read the experts ahead that the next layer will probably choose
     #[arg(long, requires = "budget")]
@@ -29,7 +29,7 @@ pub struct Memory {
     /// those of its layer, the higher half of its bits does, which stays in memory; needs experts in planes)
     #[arg(long, value_name = "HOW", default_value = "exact", value_parser = on_miss, requires = "budget")]
     pub on_miss: OnMiss,
-    /// Which experts were used before, for pinned: a file of generate --record-experts
+    /// Which experts were used before, for pinned and hit-density: a file of generate --record-experts
     #[arg(long, value_name = "FILE", requires = "budget")]
     pub used_before: Option<PathBuf>,
 }
@@ -52,65 +52,89 @@ fn on_miss(word: &str) -> Result<OnMiss, String> {
     }
 }
 
-/// Uses as a file holds them: `uses` are layer, expert and the sum of gates, in order.
+/// A trace as a file holds it: `visits` are layer, tokens, uses (expert, tokens, sum of gates), and the experts expected of the
+/// next layer, in order.
 pub fn document(trace: &Trace) -> Value {
-    let uses = trace.uses.iter().map(|used| json!([used.id.layer, used.id.expert, used.gates]));
-    json!({ "schema_version": 1, "uses": uses.collect::<Vec<_>>() })
+    let visit = |visit: &Visit| {
+        let uses = visit.experts.iter().map(|used| json!([used.expert, used.tokens, used.gates]));
+        json!([visit.layer, visit.tokens, uses.collect::<Vec<_>>(), visit.expected])
+    };
+    json!({ "schema_version": 2, "visits": trace.visits.iter().map(visit).collect::<Vec<_>>() })
 }
 
 /// Reads a file of [`document`], of a model of this shape.
 pub fn read(context: &Context, path: &Path, spec: &ModelSpec) -> Result<Trace, Failure> {
     let json: Value = read_json(context.files.as_ref(), path, MAX_BYTES)?;
     let bad = |field: &str, reason: &str| Failure::from(CheckpointError::bad_input(path, field, reason));
-    if json.get("schema_version").and_then(Value::as_u64) != Some(1) {
-        return Err(bad("schema_version", "must be 1 (is this a file of generate --record-experts?)"));
+    if json.get("schema_version").and_then(Value::as_u64) != Some(2) {
+        return Err(bad(
+            "schema_version",
+            "must be 2 (is this a file of this version's generate --record-experts?)",
+        ));
     }
-    let uses = json.get("uses").and_then(Value::as_array).ok_or_else(|| bad("uses", "must be a list"))?;
-    let used = |(index, value): (usize, &Value)| {
-        let parts = value.as_array().map(Vec::as_slice).unwrap_or_default();
-        let parsed = match parts {
-            [layer, expert, gates] => {
-                layer.as_u64().zip(expert.as_u64()).zip(gates.as_f64()).filter(|(_, gates)| gates.is_finite())
-            }
-            _ => None,
-        };
-        let found = parsed.map(|((layer, expert), gates)| Used {
-            id: ExpertId { layer: layer as usize, expert: expert as usize },
-            gates: gates as f32,
-        });
-        let known =
-            |used: &Used| spec.moe(used.id.layer).is_some_and(|moe| used.id.expert < moe.experts.len());
-        found.filter(known).ok_or_else(|| {
-            bad(&format!("uses[{index}]"), "must be layer, expert and gates of an expert of this model")
+    let visits =
+        json.get("visits").and_then(Value::as_array).ok_or_else(|| bad("visits", "must be a list"))?;
+    let visit = |(index, value): (usize, &Value)| {
+        parsed(value, spec).ok_or_else(|| {
+            let reason = "must be layer, tokens, uses (expert, tokens and gates) and experts expected of the next layer, \
+                          all of this model";
+            bad(&format!("visits[{index}]"), reason)
         })
     };
-    Ok(Trace { uses: uses.iter().enumerate().map(used).collect::<Result<_, _>>()? })
+    Ok(Trace { visits: visits.iter().enumerate().map(visit).collect::<Result<_, _>>()? })
+}
+
+/// A visit whose experts the model has.
+fn parsed(value: &Value, spec: &ModelSpec) -> Option<Visit> {
+    let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+    let [layer, tokens, uses, expected] = value.as_array()?.as_slice() else { return None };
+    let (layer, tokens) = (number(layer)?, number(tokens)?);
+    let expert = |value: &Value, layer: usize| {
+        number(value).filter(|&expert| spec.moe(layer).is_some_and(|moe| expert < moe.experts.len()))
+    };
+    let used = |value: &Value| {
+        let [index, tokens, gates] = value.as_array()?.as_slice() else { return None };
+        let gates = gates.as_f64().filter(|gates| gates.is_finite())? as f32;
+        Some(Used { expert: expert(index, layer)?, tokens: number(tokens)?, gates })
+    };
+    let experts: Vec<Used> = uses.as_array()?.iter().map(used).collect::<Option<_>>()?;
+    let expected: Vec<usize> =
+        expected.as_array()?.iter().map(|value| expert(value, layer + 1)).collect::<Option<_>>()?;
+    let within = layer < spec.layers.len() && experts.iter().all(|used| used.tokens <= tokens);
+    within.then_some(Visit { layer, tokens, experts, expected })
 }
 
 /// The same for programs.
 pub fn figures(report: &CacheReport) -> Value {
-    let CacheReport { uses, hits, bytes_read, read_ahead, read_ahead_used, stalled, low_plane } = report;
+    let CacheReport { uses, kept, ahead, late, missed, low_plane, bytes_read, read_ahead, stalled } = report;
     json!({
-        "uses": uses, "hits": hits, "bytes_read": bytes_read, "read_ahead": read_ahead,
-        "read_ahead_used": read_ahead_used, "stalled_seconds": stalled.as_secs_f64(), "low_plane": low_plane,
+        "uses": uses, "kept": kept, "ahead": ahead, "late": late, "missed": missed, "low_plane": low_plane,
+        "bytes_read": bytes_read, "read_ahead": read_ahead, "stalled_seconds": stalled.as_secs_f64(),
     })
 }
 
 /// One line about a cache.
 pub fn line(report: &CacheReport) -> String {
-    let CacheReport { uses, hits, bytes_read, read_ahead, read_ahead_used, stalled, low_plane } = report;
+    let CacheReport { uses, kept, ahead, late, missed, low_plane, bytes_read, read_ahead, stalled } = *report;
+    let share = |part: u64, of: u64| format!("{:.1} %", 100.0 * part as f64 / of.max(1) as f64);
     let ahead = match read_ahead {
         0 => String::new(),
-        _ => format!(", {read_ahead_used} of {read_ahead} read ahead were used"),
+        _ => format!(
+            ", {} read ahead, {} still on their way; {} of those read ahead were used",
+            share(ahead, uses),
+            share(late, uses),
+            share(ahead + late, read_ahead)
+        ),
     };
     let low = match low_plane {
         0 => String::new(),
-        _ => format!(", {low_plane} uses of high bits alone"),
+        _ => format!(", {} by high bits alone", share(low_plane, uses)),
     };
     format!(
-        "experts: {:.1} % of {uses} uses in memory, {} read, {:.3} s waited{ahead}{low}",
-        100.0 * *hits as f64 / (*uses).max(1) as f64,
-        crate::output::bytes(*bytes_read),
+        "experts: of {uses} uses {} had been kept, {} had to be read{low}{ahead}; {} read, {:.3} s waited",
+        share(kept, uses),
+        share(missed, uses),
+        crate::output::bytes(bytes_read),
         stalled.as_secs_f64()
     )
 }

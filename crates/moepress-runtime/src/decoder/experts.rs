@@ -2,7 +2,7 @@
 
 use super::{Gated, Map, Pass, add, each_row, gated, routing};
 use crate::RuntimeError;
-use crate::cache::{ExpertId, Used};
+use crate::cache::{Used, Visit};
 use crate::rules;
 use moepress_kernels::{Activations, Precision};
 use moepress_model::Routing;
@@ -53,13 +53,19 @@ impl Experts {
     ) -> Result<Vec<f32>, RuntimeError> {
         let hidden = x.len() / tokens;
         let routed = self.route(layer, x, tokens, pass)?;
-        let mut used: Vec<(usize, f32)> = Vec::new();
-        for (expert, routed) in routed.iter().enumerate().filter(|(_, routed)| !routed.tokens.is_empty()) {
-            used.push((expert, routed.gates.iter().sum()));
-        }
+        let used = |(expert, Routed { tokens, gates }): (usize, &Routed)| Used {
+            expert,
+            tokens: tokens.len(),
+            gates: gates.iter().sum(),
+        };
+        let used = routed.iter().enumerate().map(used).filter(|used| used.tokens > 0).collect();
+        let visit = Visit { layer, tokens, experts: used, expected: vec![] };
+        pass.experts.visit(&visit);
+        let used: Vec<(usize, f32)> = visit.experts.iter().map(|used| (used.expert, used.gates)).collect();
         if let Some(trace) = pass.trace {
-            let used = used.iter().map(|&(expert, gates)| Used { id: ExpertId { layer, expert }, gates });
-            trace.lock().unwrap_or_else(PoisonError::into_inner).uses.extend(used);
+            let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
+            // The layer has written down what it expects of the next.
+            trace.visits.last_mut().iter_mut().for_each(|last| last.experts = visit.experts.clone());
         }
         let all = Activations::new(x, tokens, pass.precision);
         let batch = Batch { layer, x: &all, routed };

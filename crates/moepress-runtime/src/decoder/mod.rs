@@ -9,6 +9,7 @@ mod build;
 mod cache;
 mod experts;
 mod gated;
+mod low_planes;
 mod norm;
 mod rotary;
 mod routing;
@@ -21,19 +22,21 @@ pub use cache::Span;
 pub(crate) use cache::{Cache, LayerCache};
 pub(crate) use experts::Experts;
 pub(crate) use gated::{Expert, Gated};
+pub(crate) use low_planes::LowPlanes;
+pub use low_planes::OnMiss;
 pub(crate) use norm::Norm;
 pub(crate) use rotary::Rotary;
 pub(crate) use store::{ExpertStore, Resident};
-pub use streamed::{CacheReport, OnMiss};
-pub(crate) use streamed::{LowPlanes, Streamed};
+pub use streamed::CacheReport;
+pub(crate) use streamed::Streamed;
 
 use crate::RuntimeError;
-use crate::cache::Trace;
+use crate::cache::{Trace, Visit};
 use crate::rules::Rule;
 use moepress_kernels::{Activations, Precision, matmul};
 use moepress_quant::Stored;
 use rayon::prelude::*;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A linear map: x · Wᵀ + bias.
 pub(crate) struct Map {
@@ -100,8 +103,8 @@ impl Layer {
         let attended = self.attend.forward(&self.input_norm.rows(x), pass, caches)?;
         add(x, &attended, self.residual);
         let normed = self.mlp_norm.rows(x);
-        self.expect(index, x, pass)?;
         let tokens = pass.spans.iter().map(|span| span.tokens).sum();
+        self.expect(index, x, tokens, pass)?;
         let y = match &self.mlp {
             Mlp::Dense(gated) => {
                 let x = Activations::new(&normed, tokens, pass.precision);
@@ -112,18 +115,19 @@ impl Layer {
         add(x, &y, self.residual);
         Ok(())
     }
-}
 
-impl Layer {
-    /// Has the experts read ahead that the next layer chooses for these hidden states, as they are before this one's
-    /// MLP: most of them are those that it will choose.
-    fn expect(&self, index: usize, x: &[f32], pass: &Pass<'_>) -> Result<(), RuntimeError> {
-        let Some(next) = pass.layers.get(index + 1).filter(|_| pass.experts.reads_ahead()) else {
-            return Ok(());
-        };
-        if let Mlp::Moe(experts) = &next.mlp {
-            let tokens = pass.spans.iter().map(|span| span.tokens).sum();
-            pass.experts.expect(index + 1, &experts.chosen(index + 1, &next.mlp_norm.rows(x), tokens, pass)?);
+    /// Has the experts read ahead, or written down, that the next layer chooses for these hidden states, as they are before
+    /// this one's MLP: most of them are those that it will choose.
+    fn expect(&self, index: usize, x: &[f32], tokens: usize, pass: &Pass<'_>) -> Result<(), RuntimeError> {
+        let wanted = pass.experts.reads_ahead() || pass.trace.is_some();
+        let next = pass.layers.get(index + 1).filter(|_| wanted);
+        let mut visit = Visit { layer: index, tokens, ..Visit::default() };
+        if let Some(Layer { mlp: Mlp::Moe(experts), mlp_norm, .. }) = next {
+            visit.expected = experts.chosen(index + 1, &mlp_norm.rows(x), tokens, pass)?;
+            pass.experts.expect(index + 1, &visit.expected);
+        }
+        if let Some(trace) = pass.trace {
+            trace.lock().unwrap_or_else(PoisonError::into_inner).visits.push(visit);
         }
         Ok(())
     }

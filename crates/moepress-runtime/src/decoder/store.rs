@@ -2,10 +2,14 @@
 
 use super::{CacheReport, Expert};
 use crate::RuntimeError;
+use crate::cache::Visit;
 use std::sync::Arc;
 
 /// Routed experts by layer and index.
 pub(crate) trait ExpertStore: Send + Sync {
+    /// The tokens of a pass go to these experts of a layer now.
+    fn visit(&self, _visit: &Visit) {}
+
     /// The experts of these indices of a layer, in that order, each with the gates of the tokens that it is used for.
     /// At most as many as [`Self::most`] says.
     fn experts(&self, layer: usize, wanted: &[(usize, f32)]) -> Result<Vec<Arc<Expert>>, RuntimeError>;

@@ -3,15 +3,12 @@
 //! Misses are read by all threads, and what the next layer will probably need by a thread of its own (Fate, arXiv
 //! 2502.12224): its router run on the hidden states of the layer before.
 
-use super::{Builder, Expert, ExpertStore};
+use super::{Builder, Expert, ExpertStore, LowPlanes};
 use crate::RuntimeError;
-use crate::cache::{ByteCache, ExpertId, Policy};
+use crate::cache::{ByteCache, ExpertId, Hit, Policy, Visit};
 use moepress_checkpoint::{Share, Source};
-use moepress_model::Moe;
-use moepress_quant::Stored;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,158 +18,138 @@ use std::time::{Duration, Instant};
 pub struct CacheReport {
     /// Uses of experts: one per layer, expert and pass.
     pub uses: u64,
-    /// Uses whose expert was in memory, or on its way there.
-    pub hits: u64,
+    /// Uses whose expert was in memory since an earlier one.
+    pub kept: u64,
+    /// Uses whose expert was in memory because it had been read ahead.
+    pub ahead: u64,
+    /// Uses whose expert was being read ahead, and waited for.
+    pub late: u64,
+    /// Uses that had their expert read.
+    pub missed: u64,
     /// Bytes of experts read, those read ahead included.
     pub bytes_read: u64,
-    /// Experts read ahead.
+    /// Experts read ahead, of which those that are neither `ahead` nor `late` were of no use.
     pub read_ahead: u64,
-    /// Of them those that were used before they were evicted.
-    pub read_ahead_used: u64,
     /// Time that passes waited for experts.
     pub stalled: Duration,
     /// Uses that made do with the high bits of an expert, which are always in memory.
     pub low_plane: u64,
 }
 
-/// What is done for an expert that is not in memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnMiss {
-    /// It is read.
-    #[default]
-    Exact,
-    /// It is read if its gates are at least the mean of the experts of the pass at its layer; otherwise the half of its bits
-    /// that is always in memory does (HOBBIT, arXiv 2411.01433; D²MoE, arXiv 2504.15299).
-    LowPlane,
-}
-
-/// The high bits of every expert, by layer and index.
-pub(crate) struct LowPlanes {
-    experts: Vec<Vec<Arc<Expert>>>,
-    /// What they take.
-    pub(crate) bytes: u64,
-}
-
-impl LowPlanes {
-    /// Reads every expert once and keeps the higher half of the bits of codes that are in planes, as codes of their own in
-    /// fields; what is not in planes stays whole.
-    ///
-    /// # Errors
-    /// An expert cannot be read, or no codes are in planes.
-    pub(crate) fn load(source: &(dyn Source + Send + Sync)) -> Result<Self, RuntimeError> {
-        let spec = source.spec();
-        let one = |(layer, moe, index): (usize, &Moe, usize)| {
-            let (mut bytes, mut halved) = (0, false);
-            let mut half = |stored| {
-                let coarse = match &stored {
-                    Stored::Packed(packed) => packed.coarse(packed.format.bits().div_ceil(2).max(2) as u8),
-                    Stored::Plain(_) | Stored::Factored(_) => None,
-                };
-                halved |= coarse.is_some();
-                let kept = coarse.map_or(stored, |coarse| Stored::Packed(coarse).unpacked());
-                bytes += kept.stored_bytes();
-                kept
-            };
-            let weights = source.share(layer, &Share::Experts(vec![index]))?;
-            let weights = weights.into_iter().map(|(part, stored)| (part, half(stored))).collect();
-            Ok((Arc::new(Builder::new(spec, layer, weights).expert(moe, index)?), bytes, halved))
-        };
-        let (mut experts, mut bytes, mut halved) = (vec![vec![]; spec.layers.len()], 0, false);
-        for (layer, moe) in spec.moe_layers() {
-            let all: Vec<(Arc<Expert>, u64, bool)> = (0..moe.experts.len())
-                .into_par_iter()
-                .map(|index| one((layer, moe, index)))
-                .collect::<Result<_, RuntimeError>>()?;
-            for (expert, own, in_planes) in all {
-                experts[layer].push(expert);
-                (bytes, halved) = (bytes + own, halved | in_planes);
-            }
-        }
-        if halved { Ok(Self { experts, bytes }) } else { Err(RuntimeError::NoPlanes) }
-    }
-}
-
 /// Routed experts within a budget of bytes.
 pub(crate) struct Streamed {
     shared: Arc<Shared>,
-    /// Bytes of the largest expert of each layer.
-    largest: Vec<u64>,
-    budget: u64,
+    /// Experts of each layer that can be in memory at a time.
+    most: Vec<usize>,
     low: Option<LowPlanes>,
-    ahead: Option<(SyncSender<Vec<ExpertId>>, JoinHandle<()>)>,
+    ahead: Option<JoinHandle<()>>,
 }
 
 struct Shared {
     source: Arc<dyn Source + Send + Sync>,
+    /// Bytes of every expert, by layer and index.
+    sizes: Vec<Vec<u64>>,
     state: Mutex<State>,
     /// Something that was on its way has arrived, or failed to.
     arrived: Condvar,
+    /// There is something to read ahead, or there will be nothing any more.
+    expecting: Condvar,
 }
 
 struct State {
     cache: ByteCache<Arc<Expert>>,
-    coming: BTreeSet<ExpertId>,
-    /// Read ahead and not used yet.
-    early: BTreeSet<ExpertId>,
+    /// What the next layer will probably use, and how much of it has been seen to.
+    expected: Vec<ExpertId>,
+    seen_to: usize,
+    /// Nothing will be expected any more.
+    closed: bool,
+    /// What is being read ahead.
+    coming: Option<ExpertId>,
+    /// What the pass computes with, which is in memory until it asks for others.
+    in_use: BTreeSet<ExpertId>,
     report: CacheReport,
 }
 
 impl Streamed {
-    /// Experts of `source` in `budget` bytes; `largest` are those of the largest expert of each layer, `low` what does for misses
-    /// with little gate.
+    /// Experts of `source`, which take `sizes`, in `budget` bytes; `low` are what does for misses with little gate. Nothing exceeds
+    /// the budget where it has room for the experts of a token, and with `read_ahead` for one more.
     pub(crate) fn new(
         source: Arc<dyn Source + Send + Sync>,
+        sizes: Vec<Vec<u64>>,
         budget: u64,
-        largest: Vec<u64>,
         policy: Box<dyn Policy>,
         read_ahead: bool,
         low: Option<LowPlanes>,
     ) -> Result<Self, RuntimeError> {
+        let most = |layer: &Vec<u64>| {
+            let largest = layer.iter().copied().max().unwrap_or(0).max(1);
+            ((budget / largest) as usize).saturating_sub(usize::from(read_ahead)).max(1)
+        };
+        let most = sizes.iter().map(most).collect();
         let state = State {
             cache: ByteCache::new(budget, policy),
-            coming: BTreeSet::new(),
-            early: BTreeSet::new(),
+            expected: vec![],
+            seen_to: 0,
+            closed: false,
+            coming: None,
+            in_use: BTreeSet::new(),
             report: CacheReport::default(),
         };
-        let shared = Arc::new(Shared { source, state: Mutex::new(state), arrived: Condvar::new() });
+        let (state, arrived, expecting) = (Mutex::new(state), Condvar::new(), Condvar::new());
+        let shared = Arc::new(Shared { source, sizes, state, arrived, expecting });
         let start = || {
-            let (sender, receiver) = sync_channel(1);
             let shared = shared.clone();
-            let thread = std::thread::Builder::new().spawn(move || shared.read_ahead(&receiver));
-            Ok::<_, RuntimeError>((sender, thread.map_err(RuntimeError::Thread)?))
+            std::thread::Builder::new().spawn(move || shared.read_ahead()).map_err(RuntimeError::Thread)
         };
-        let ahead = if read_ahead { Some(start()?) } else { None };
-        Ok(Self { shared, largest, budget, low, ahead })
+        let ahead = read_ahead.then(start).transpose()?;
+        Ok(Self { shared, most, low, ahead })
     }
 }
 
 impl Drop for Streamed {
     fn drop(&mut self) {
-        if let Some((sender, thread)) = self.ahead.take() {
-            // The thread ends when nobody can send to it any more.
-            drop(sender);
+        if let Some(thread) = self.ahead.take() {
+            self.shared.state().closed = true;
+            self.shared.expecting.notify_all();
             let _ = thread.join();
         }
     }
 }
 
 impl ExpertStore for Streamed {
+    fn visit(&self, visit: &Visit) {
+        self.shared.state().cache.visit(visit);
+    }
+
     fn experts(&self, layer: usize, wanted: &[(usize, f32)]) -> Result<Vec<Arc<Expert>>, RuntimeError> {
         let ids: Vec<ExpertId> = wanted.iter().map(|&(expert, _)| ExpertId { layer, expert }).collect();
         let mut found: Vec<Option<Arc<Expert>>> = {
             let mut state = self.shared.state();
             let mean = wanted.iter().map(|(_, gates)| gates).sum::<f32>() / wanted.len().max(1) as f32;
+            let state = &mut *state;
+            state.in_use = ids.iter().copied().collect();
+            if state.expected.first().is_some_and(|id| id.layer == layer) {
+                // From here on the pass reads itself what it needs.
+                state.seen_to = state.expected.len();
+            }
             let take = |(&id, &(_, gates)): (&ExpertId, &(usize, f32))| {
-                let held = state.cache.take(id, gates);
                 state.report.uses += 1;
-                if held.is_some() || state.coming.contains(&id) {
-                    state.report.hits += 1;
-                    state.report.read_ahead_used += u64::from(state.early.remove(&id));
-                    return held;
+                if let Some((expert, hit)) = state.cache.take(id) {
+                    let ahead = u64::from(hit == Hit::Ahead);
+                    state.report.kept += 1 - ahead;
+                    state.report.ahead += ahead;
+                    return Some(expert);
                 }
-                let low = self.low.as_ref().filter(|_| gates < mean)?;
+                if state.coming == Some(id) {
+                    state.report.late += 1;
+                    return None;
+                }
+                let Some(low) = self.low.as_ref().filter(|_| gates < mean) else {
+                    state.report.missed += 1;
+                    return None;
+                };
                 state.report.low_plane += 1;
-                Some(low.experts[id.layer][id.expert].clone())
+                Some(low.expert(id))
             };
             ids.iter().zip(wanted).map(take).collect()
         };
@@ -180,10 +157,8 @@ impl ExpertStore for Streamed {
             let started = Instant::now();
             let missing: Vec<&ExpertId> =
                 ids.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(id, _)| id).collect();
-            let read: Vec<Arc<Expert>> = missing
-                .par_iter()
-                .map(|id| self.shared.wait_or_read(**id, &ids))
-                .collect::<Result<_, _>>()?;
+            let read: Vec<Arc<Expert>> =
+                missing.par_iter().map(|id| self.shared.wait_or_read(**id)).collect::<Result<_, _>>()?;
             let mut read = read.into_iter();
             found.iter_mut().filter(|found| found.is_none()).for_each(|found| *found = read.next());
             self.shared.state().report.stalled += started.elapsed();
@@ -192,7 +167,7 @@ impl ExpertStore for Streamed {
     }
 
     fn most(&self, layer: usize) -> usize {
-        (self.budget / self.largest[layer].max(1)).max(1) as usize
+        self.most[layer]
     }
 
     fn reads_ahead(&self) -> bool {
@@ -200,10 +175,13 @@ impl ExpertStore for Streamed {
     }
 
     fn expect(&self, layer: usize, experts: &[usize]) {
-        let Some((sender, _)) = &self.ahead else { return };
-        let ids = experts.iter().map(|&expert| ExpertId { layer, expert }).collect();
-        // When the thread is still busy with what was expected before, this would come too late.
-        let _ = sender.try_send(ids);
+        if self.ahead.is_none() {
+            return;
+        }
+        let mut state = self.shared.state();
+        state.expected = experts.iter().map(|&expert| ExpertId { layer, expert }).collect();
+        state.seen_to = 0;
+        self.shared.expecting.notify_all();
     }
 
     fn report(&self) -> Option<CacheReport> {
@@ -217,58 +195,68 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An expert that was not held a moment ago.
-    fn wait_or_read(&self, id: ExpertId, stays: &[ExpertId]) -> Result<Arc<Expert>, RuntimeError> {
+    fn bytes(&self, id: ExpertId) -> u64 {
+        self.sizes[id.layer][id.expert]
+    }
+
+    /// An expert of the pass that was not held a moment ago.
+    fn wait_or_read(&self, id: ExpertId) -> Result<Arc<Expert>, RuntimeError> {
         let mut state = self.state();
-        while state.coming.contains(&id) {
+        while state.coming == Some(id) {
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if let Some(expert) = state.cache.held(id) {
+        if let Some((expert, _)) = state.cache.take(id) {
             return Ok(expert);
         }
-        // Nobody else reads it meanwhile.
-        state.coming.insert(id);
+        let State { cache, in_use, .. } = &mut *state;
+        let roomy = cache.make_room(self.bytes(id), in_use);
         drop(state);
         let read = self.read(id);
         let mut state = self.state();
-        state.coming.remove(&id);
-        self.arrived.notify_all();
-        let (expert, bytes) = read?;
-        state.report.bytes_read += bytes;
-        state.cache.offer(id, expert.clone(), bytes, stays);
-        Ok(expert)
+        match &read {
+            Ok(expert) if roomy => state.cache.put(id, expert.clone(), self.bytes(id), false),
+            Err(_) if roomy => state.cache.give_up(self.bytes(id)),
+            _ => {}
+        }
+        state.report.bytes_read += self.bytes(id);
+        read
     }
 
-    fn read(&self, id: ExpertId) -> Result<(Arc<Expert>, u64), RuntimeError> {
+    fn read(&self, id: ExpertId) -> Result<Arc<Expert>, RuntimeError> {
         let spec = self.source.spec();
         let weights = self.source.share(id.layer, &Share::Experts(vec![id.expert]))?;
-        let bytes = weights.values().map(|stored| stored.stored_bytes()).sum();
         let moe = spec.moe(id.layer).ok_or(RuntimeError::Empty)?;
-        let expert = Builder::new(spec, id.layer, weights).expert(moe, id.expert)?;
-        Ok((Arc::new(expert), bytes))
+        Ok(Arc::new(Builder::new(spec, id.layer, weights).expert(moe, id.expert)?))
     }
 
-    fn read_ahead(&self, expected: &Receiver<Vec<ExpertId>>) {
-        for ids in expected {
-            for &id in &ids {
-                {
-                    let mut state = self.state();
-                    if state.cache.holds(id) || !state.coming.insert(id) {
-                        continue;
-                    }
-                }
-                let read = self.read(id);
-                let mut state = self.state();
-                // What fails here fails again, and is reported, when it is needed.
-                if let Ok((expert, bytes)) = read {
-                    state.report.bytes_read += bytes;
-                    state.report.read_ahead += 1;
-                    state.early.insert(id);
-                    state.cache.put(id, expert, bytes, &ids);
-                }
-                state.coming.remove(&id);
-                self.arrived.notify_all();
+    /// Reads what is expected, until nothing will be any more.
+    fn read_ahead(&self) {
+        let mut state = self.state();
+        while !state.closed {
+            let Some(&id) = state.expected.get(state.seen_to) else {
+                state = self.expecting.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            state.seen_to += 1;
+            let stays = state.in_use.iter().chain(&state.expected).copied().collect();
+            if state.cache.holds(id) || !state.cache.make_room(self.bytes(id), &stays) {
+                continue;
             }
+            state.coming = Some(id);
+            drop(state);
+            let read = self.read(id);
+            state = self.state();
+            // What fails here fails again, and is reported, when it is needed.
+            match read {
+                Ok(expert) => {
+                    state.report.bytes_read += self.bytes(id);
+                    state.report.read_ahead += 1;
+                    state.cache.put(id, expert, self.bytes(id), true);
+                }
+                Err(_) => state.cache.give_up(self.bytes(id)),
+            }
+            state.coming = None;
+            self.arrived.notify_all();
         }
     }
 }

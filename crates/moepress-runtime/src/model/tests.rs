@@ -1,4 +1,5 @@
 use super::*;
+use crate::cache::Visit;
 use crate::toy::{Toy, close};
 use moepress_model::{Mlp, Part, Projection, Segment, Tensor as Name};
 use moepress_quant::codec::Packing;
@@ -166,9 +167,15 @@ fn a_budget_changes_no_bit() {
                 assert_eq!(model.hidden(&IDS, 2).unwrap(), whole, "{name}, {experts} experts");
             }
             let (report, trace) = (model.cache_report().unwrap(), model.recorded().unwrap());
-            let distinct: std::collections::BTreeSet<_> = trace.uses.iter().map(|used| used.id).collect();
-            assert_eq!(report.uses, trace.uses.len() as u64);
-            assert!(report.bytes_read >= distinct.len() as u64 * expert && report.hits < report.uses);
+            let distinct: std::collections::BTreeSet<_> = trace.visits.iter().flat_map(Visit::ids).collect();
+            assert_eq!(report.uses, trace.uses() as u64);
+            assert_eq!(report.uses, report.kept + report.ahead + report.late + report.missed);
+            assert!(report.bytes_read >= distinct.len() as u64 * expert && report.missed > 0);
+            assert!(
+                report.read_ahead >= report.ahead + report.late && (read_ahead || report.read_ahead == 0)
+            );
+            // What a layer expects is of the next, which the last has not.
+            assert!(trace.visits.iter().all(|visit| (visit.layer == 0) != visit.expected.is_empty()));
             if experts == 8 {
                 assert!(report.bytes_read <= 8 * expert, "{name}: all fit, each is read once");
             }
@@ -213,7 +220,8 @@ fn high_bits_do_for_experts_with_little_gate() {
     let (hidden, report) = run();
     assert_eq!(run().0, hidden);
     // Those with much gate are read the first time, and in memory the second.
-    assert!(report.low_plane > 0 && report.hits > 0 && report.low_plane + report.hits < report.uses);
+    assert!(report.low_plane > 0 && report.kept > 0 && report.missed > 0);
+    assert_eq!(report.low_plane + report.kept + report.missed, report.uses);
     assert_ne!(hidden[0], exact);
     close(&hidden[0], &exact, 0.2);
 }

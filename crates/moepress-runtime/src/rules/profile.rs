@@ -15,7 +15,11 @@ impl Profile {
     /// as many as have the rows that a token goes to. Layers that `uses` says nothing about keep all.
     pub fn new(spec: &ModelSpec, uses: &Trace, share: f64) -> Self {
         let mut masses: BTreeMap<ExpertId, f64> = BTreeMap::new();
-        uses.uses.iter().for_each(|used| *masses.entry(used.id).or_default() += f64::from(used.gates));
+        for visit in &uses.visits {
+            for (id, used) in visit.ids().zip(&visit.experts) {
+                *masses.entry(id).or_default() += f64::from(used.gates);
+            }
+        }
         let mut allowed = BTreeSet::new();
         for (layer, moe) in spec.moe_layers() {
             let mass = |expert| masses.get(&ExpertId { layer, expert }).copied().unwrap_or(0.0);
@@ -55,15 +59,16 @@ impl Rule for Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Used;
+    use crate::cache::{Used, Visit};
     use crate::toy::Toy;
 
     #[test]
     fn the_fewest_that_reach_the_share() {
         // Two layers of four experts, two rows a token.
         let spec = Toy::new().spec;
-        let used = |(expert, gates)| Used { id: ExpertId { layer: 0, expert }, gates };
-        let uses = Trace { uses: [(1, 0.5), (3, 2.0), (1, 0.75), (0, 0.75)].map(used).to_vec() };
+        let visit =
+            |(expert, gates)| Visit { experts: vec![Used { expert, tokens: 1, gates }], ..Visit::default() };
+        let uses = Trace { visits: [(1, 0.5), (3, 2.0), (1, 0.75), (0, 0.75)].map(visit).to_vec() };
         let left = |share| {
             let profile = Profile::new(&spec, &uses, share);
             assert!((0..4).all(|expert| profile.allows(1, expert)));
