@@ -55,8 +55,10 @@ mod tests {
         // Rows of S hold what bf16 can of the rest, all of it to eight bits.
         let alone = error(&of(1, 0));
         assert!(error(&Stored::Factored(both)) < 0.5 * alone, "{alone}");
-        assert!(error(&of(2, 0)) < alone && error(&of(3, 0)) < 1e-3, "{}", error(&of(3, 0)));
-        assert!(error(&of(1, 5)) < 1e-2, "all rows");
+        // Eight bits of all there is.
+        let rounding: f32 = w.iter().map(|w| w * w).sum::<f32>() * 2f32.powi(-16);
+        assert!(error(&of(2, 0)) < alone && error(&of(3, 0)) < rounding, "{} {rounding}", error(&of(3, 0)));
+        assert!(error(&of(1, 5)) < rounding, "all rows");
         assert!(factored(Tensor::Head, &matrix([1, 1], &[f32::NAN]), LowRank { rank: 1, kept: 0 }).is_err());
     }
 

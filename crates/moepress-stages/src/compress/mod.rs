@@ -293,6 +293,12 @@ impl Stage for Compress {
         )];
         notes.extend(edits::story(&fates));
         if self.merge {
+            let unread = evidence.spec.moe_layers().filter(|(_, moe)| moe.biases).count();
+            if unread > 0 {
+                notes.push(format!(
+                    "compress: experts of {unread} layers have biases and were not compared for merging"
+                ));
+            }
             notes.extend(joined.story(&pairs));
         }
         notes.extend(evidence.coverage_notes("were dropped", "stay as they are")?);
