@@ -17,6 +17,8 @@ pub(crate) enum Slot {
     Choices(usize),
     /// What the experts so far add to them.
     Sum(bool),
+    /// What the experts so far returned in the original and do not return now.
+    Missing(bool),
     /// Gradient of the loss in the hidden states after a layer.
     Gradient(usize),
     /// Gradient in the input of the experts, of the experts so far.

@@ -21,6 +21,7 @@ mod locality;
 mod loss;
 mod measured;
 mod mergers;
+mod missing;
 mod passage;
 mod reached;
 mod rounded;

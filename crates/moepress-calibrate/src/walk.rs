@@ -8,11 +8,12 @@ use crate::gradients::fed_by;
 use crate::gram::Inputs;
 use crate::layer::{build, dense_on};
 use crate::layout::{Layout, Writing};
+use crate::missing::{per_gate, together};
 use crate::reached::{Down, Pair, Reached, Seen};
 use crate::sweep::{Means, Sweep};
 use moepress_checkpoint::{Progress, Share, Source};
 use moepress_model::{LayerWeights, Part, Projection, Tensor as Name};
-use moepress_nn::{Block, Expert, Ignore, Mlp, Routed, Tensor, add_rows, dense_mlp, select_rows, to_rows};
+use moepress_nn::{Block, Expert, Ignore, Mlp, Tensor, dense_mlp, select_rows, to_rows};
 use moepress_quant::Stored;
 use moepress_stats::{Needs, Statistics};
 use rayon::prelude::*;
@@ -31,11 +32,12 @@ pub type Round<'a, T, E> = &'a (dyn Fn(&Reached, Matrices) -> Result<(Matrices, 
 pub struct Undecided<'a> {
     /// Matrices that are rounded by what reaches them. Of an expert all segments of its `down_proj` or none.
     pub rounded: &'a BTreeSet<Name>,
-    /// Experts, by layer and index, that should return what those of the model behind return on the same inputs, all
-    /// together where an expert is several merged.
+    /// Experts, by layer and index, that should return what those of the original returned to the same tokens.
     pub refit: &'a BTreeSet<(usize, usize)>,
-    /// The model with those experts as they were, apart; its router has the same rows.
+    /// The model with all experts as they were.
     pub original: &'a dyn Source,
+    /// By layer the rows of the router of the original that are left; all where there is none.
+    pub rows: &'a BTreeMap<usize, Vec<usize>>,
 }
 
 /// What is seen at one place.
@@ -59,12 +61,12 @@ pub(crate) fn seen_at(part: Part) -> Part {
 
 /// Calibration windows on their way through a model, layer by layer.
 pub struct Walk<'a> {
-    source: &'a dyn Source,
-    undecided: Undecided<'a>,
-    sweep: Sweep<'a>,
-    acts: Activations,
+    pub(crate) source: &'a dyn Source,
+    pub(crate) undecided: Undecided<'a>,
+    pub(crate) sweep: Sweep<'a>,
+    pub(crate) acts: Activations,
     /// Experts whose grams are held at a time.
-    held: usize,
+    pub(crate) held: usize,
     next: usize,
 }
 
@@ -83,9 +85,9 @@ impl<'a> Walk<'a> {
     ) -> Result<Self, CalibrateError> {
         let window = windows.first().map_or(0, Vec::len);
         let threads = rayon::current_num_threads();
-        let Undecided { rounded, refit, original } = undecided;
-        let original = original.spec();
-        let work = Writing { tokens: windows.len() * window, window, threads, rounded, refit, original };
+        let Undecided { rounded, refit, original, rows } = undecided;
+        let (tokens, original) = (windows.len() * window, original.spec());
+        let work = Writing { tokens, window, threads, rounded, refit, original, rows };
         let layout = Layout::writing(source.spec(), &work, means.memory, means.spool.is_some())
             .map_err(|needed| CalibrateError::Memory { needed, limit: means.memory.unwrap_or(u64::MAX) })?;
         Self::new_as(source, windows, undecided, means, &layout, progress)
@@ -153,6 +155,7 @@ impl<'a> Walk<'a> {
             said.extend(self.decide(index, &mut weights, reached, round)?);
             block = self.core(index, &weights)?;
         }
+        let missing = self.find_missing(index, &block)?;
         let count = self.source.spec().moe(index).map_or(0, |moe| moe.experts.len());
         // A dense layer is left as one without experts to add.
         let groups: Vec<Vec<usize>> =
@@ -171,7 +174,7 @@ impl<'a> Walk<'a> {
                 if !sites.is_empty() {
                     // For down_proj with gate_proj and up_proj as decided.
                     let experts = self.experts(index, group, &decided)?;
-                    let reached = self.expert_inputs(&block, index, &experts, &sites)?;
+                    let reached = self.expert_inputs(&block, (index, missing), &experts, &sites)?;
                     drop(experts);
                     said.extend(self.decide(index, &mut decided, reached, round)?);
                 }
@@ -183,6 +186,7 @@ impl<'a> Walk<'a> {
             weights.extend(decided);
         }
         self.acts.drop(Slot::Attended)?;
+        missing.map_or(Ok(()), |missing| self.acts.drop(missing))?;
         Ok((weights, said))
     }
 
@@ -278,22 +282,27 @@ impl<'a> Walk<'a> {
     fn expert_inputs(
         &self,
         block: &Block,
-        layer: usize,
+        (layer, missing): (usize, Option<Slot>),
         experts: &[(usize, Expert)],
         sites: &BTreeMap<Part, Dims>,
     ) -> Result<BTreeMap<Part, Reached>, CalibrateError> {
         let Mlp::Moe(router) = &block.mlp else { return Ok(BTreeMap::new()) };
         let refit = sites.iter().filter(|(_, dims)| dims.wanted.is_some());
         let refit: Vec<usize> = refit.filter_map(|(site, _)| site.expert()).collect();
-        let originals = self.originals(layer, &refit)?;
-        let rows = self.undecided.original.spec().moe(layer).map(|moe| &moe.router);
-        let rows = rows.filter(|&rows| self.source.spec().moe(layer).is_some_and(|moe| moe.router != *rows));
+        let rows = self.rows_of_original(layer);
+        let originals = self.originals(layer, &refit, &rows)?;
+        let missing = missing.filter(|_| !originals.is_empty());
         self.inputs(sites, |i, chunk| {
             let normed = block.mlp_input(self.sweep.rows(self.acts.read(Slot::Attended, i)?, chunk));
             let routed = router.route(normed.clone());
-            let apart =
-                rows.filter(|_| !originals.is_empty()).map(|rows| router.route_to(normed.clone(), rows));
-            let apart = apart.as_ref().unwrap_or(&routed);
+            let apart = match originals.is_empty() {
+                true => None,
+                false => Some(router.route_to(normed.clone(), &rows)),
+            };
+            let missing = match missing {
+                Some(slot) => Some(per_gate(self.sweep.rows(self.acts.read(slot, i)?, chunk), &routed)),
+                None => None,
+            };
             let mut seen = Seen::new();
             for (index, expert) in experts {
                 let chosen = &routed.tokens[*index];
@@ -309,38 +318,18 @@ impl<'a> Walk<'a> {
                 if sites.contains_key(&at(Projection::Down)) {
                     let mut down = Down::default();
                     expert.forward(*index, x.clone(), &mut down);
-                    let y = originals.get(index).map(|members| together(members, &x, chosen, apart));
+                    let own = originals.get(index).zip(apart.as_ref());
+                    let own = own.map(|(members, apart)| together(members, &x, chosen, apart));
+                    let y = match (own, &missing) {
+                        (Some(own), Some(missing)) => {
+                            Some(own + select_rows(missing, chosen) * gates.clone())
+                        }
+                        (own, _) => own,
+                    };
                     seen.insert(at(Projection::Down), Pair { x: Tensor::cat(down.atoms, 1) * gates, y });
                 }
             }
             Ok(seen)
-        })
-    }
-
-    /// For each of these experts those that it stands for, by their index in the original.
-    fn originals(
-        &self,
-        layer: usize,
-        refit: &[usize],
-    ) -> Result<BTreeMap<usize, Vec<(usize, Expert)>>, CalibrateError> {
-        let original = self.undecided.original;
-        let (Some(now), Some(apart), false) =
-            (self.source.spec().moe(layer), original.spec().moe(layer), refit.is_empty())
-        else {
-            return Ok(BTreeMap::new());
-        };
-        let members = now.members(apart);
-        let all = refit.iter().flat_map(|&expert| members[expert].clone()).collect();
-        let weights = original.share(layer, &Share::Experts(all))?;
-        let device = &self.sweep.device;
-        build(original.spec(), layer, weights, &dense_on(device), device, |builder| {
-            let mut originals = BTreeMap::new();
-            for &expert in refit {
-                let members = members[expert].iter();
-                let members = members.map(|&member| Ok((member, builder.expert(member)?)));
-                originals.insert(expert, members.collect::<Result<_, _>>()?);
-            }
-            Ok(originals)
         })
     }
 
@@ -409,23 +398,4 @@ impl<'a> Walk<'a> {
         })?;
         from.map_or(Ok(()), |from| acts.drop(from))
     }
-}
-
-/// The gated outputs of the `down_proj` of several experts, summed for each of the tokens `of`, whose rows are `x`.
-fn together(experts: &[(usize, Expert)], x: &Tensor<2>, of: &[u32], routed: &Routed) -> Tensor<2> {
-    let mut sum = x.zeros_like();
-    for (index, expert) in experts {
-        let places =
-            of.iter().zip(0..).filter(|(token, _)| routed.tokens[*index].binary_search(token).is_ok());
-        let places: Vec<u32> = places.map(|(_, place)| place).collect();
-        if places.is_empty() {
-            continue;
-        }
-        let mut down = Down::default();
-        expert.forward(*index, select_rows(x, &places), &mut down);
-        if let Some(y) = down.output {
-            sum = add_rows(sum, &places, y * routed.gates_of(*index));
-        }
-    }
-    sum
 }

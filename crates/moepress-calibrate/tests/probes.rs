@@ -12,7 +12,7 @@ use moepress_nn::Device;
 use moepress_quant::formats::encode_nearest;
 use moepress_quant::{Dtype, Format, Plain, Stored};
 use moepress_stats::{Need, Needs, Of, Quantity, RUNS, Statistics, WeightNeed, segments};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn needs() -> Needs {
     let formats = ["int2-g32", "int8-g32"].map(|format| format.parse().unwrap());
@@ -146,7 +146,8 @@ fn after_first(source: &dyn Source, windows: &[Vec<u32>]) -> (usize, Vec<f32>) {
     let (first, _) = source.spec().moe_layers().next().unwrap();
     let nothing = BTreeSet::new();
     let means = Means::unlimited(&Device::flex());
-    let undecided = Undecided { rounded: &nothing, refit: &BTreeSet::new(), original: source };
+    let undecided =
+        Undecided { rounded: &nothing, refit: &BTreeSet::new(), original: source, rows: &BTreeMap::new() };
     let mut walk = Walk::new(source, windows, undecided, &means, &Silent).unwrap();
     for _ in 0..=first {
         walk.layer::<(), moepress_calibrate::CalibrateError>(&|_, matrices| Ok((matrices, ()))).unwrap();

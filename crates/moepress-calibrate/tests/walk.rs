@@ -10,12 +10,12 @@ use moepress_calibrate::{
     windows_per_chunk,
 };
 use moepress_checkpoint::{Checkpoint, CheckpointError, Progress, RawTensor, Share, Silent, Source};
-use moepress_model::{LayerWeights, Mlp, ModelSpec, Part, Projection, Tensor};
+use moepress_model::{Edit, LayerWeights, Mlp, ModelSpec, Part, Projection, Tensor};
 use moepress_nn::{
     BlockError, Builder, Device, Embedding, Rotary, Routed, Side, Site, Tensor as Values, Watch, dense,
     to_rows,
 };
-use moepress_quant::{Plain, Stored};
+use moepress_quant::{Dtype, Plain, Stored};
 use std::collections::{BTreeMap, BTreeSet};
 
 const NAMES: [&str; 3] = ["qwen3_moe", "deepseek_v3", "gpt_oss"];
@@ -60,7 +60,7 @@ fn walk(
     let spool = Some(Spool { files: files(), dir: dir.path().join("spool") });
     let means = Means { device: Device::flex(), memory: None, spool };
     let (rounded, refit) = (measured(model), BTreeSet::new());
-    let undecided = Undecided { rounded: &rounded, refit: &refit, original: model };
+    let undecided = Undecided { rounded: &rounded, refit: &refit, original: model, rows: &BTreeMap::new() };
     let mut walk = Walk::new_as(model, windows, undecided, &means, layout, &Silent).unwrap();
     let mut stories = vec![];
     for _ in 0..model.spec().layers.len() {
@@ -238,7 +238,7 @@ fn what_is_wanted_is_what_the_expert_returned() {
     let windows = [windows.clone(), windows].concat();
     let rounded = measured(&model);
     let refit = BTreeSet::from([(0, 1), (0, 2)]);
-    let undecided = Undecided { rounded: &rounded, refit: &refit, original: &model };
+    let undecided = Undecided { rounded: &rounded, refit: &refit, original: &model, rows: &BTreeMap::new() };
     let means = Means::unlimited(&Device::flex());
     let mut walk = Walk::new_as(&model, &windows, undecided, &means, &whole(3), &Silent).unwrap();
     let see = |reached: &Reached, matrices: Matrices| {
@@ -336,7 +336,7 @@ fn of_merged_experts_the_sum_is_wanted() {
     let rounded: BTreeSet<Tensor> =
         merged.spec.tensors().into_iter().filter(|t| t.layer().is_some() && t.is_measured()).collect();
     let refit = BTreeSet::from([(0, 0), (0, 1)]);
-    let undecided = Undecided { rounded: &rounded, refit: &refit, original: &apart };
+    let undecided = Undecided { rounded: &rounded, refit: &refit, original: &apart, rows: &BTreeMap::new() };
     let means = Means::unlimited(&Device::flex());
     let mut walk = Walk::new_as(&merged, &windows, undecided, &means, &whole(3), &Silent).unwrap();
     let see = |reached: &Reached, matrices: Matrices| {
@@ -366,6 +366,116 @@ fn of_merged_experts_the_sum_is_wanted() {
     assert!(tokens.len() == 2 && tokens[0] > tokens[1], "{tokens:?}");
 }
 
+/// A model without some experts of every layer and the rows that lead to them; of the others a token meets one.
+struct Fewer {
+    model: Checkpoint,
+    spec: ModelSpec,
+    kept: Vec<usize>,
+}
+
+impl Fewer {
+    fn new(name: &str, kept: &[usize]) -> Self {
+        let model = model(name);
+        let mut spec = model.spec().clone();
+        for layer in &mut spec.layers {
+            if let Mlp::Moe(moe) = &mut layer.mlp {
+                moe.routing.top_k = 1;
+            }
+        }
+        let keep = |layer| Edit::KeepExperts { layer, experts: kept.to_vec() };
+        let spec = spec.after(&(0..spec.layers.len()).map(keep).collect::<Vec<_>>()).unwrap();
+        Self { model, spec, kept: kept.to_vec() }
+    }
+}
+
+impl Source for Fewer {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn tensor(&self, tensor: Tensor) -> Result<Stored, CheckpointError> {
+        self.model.tensor(tensor)
+    }
+
+    fn layer(&self, layer: usize) -> Result<LayerWeights, CheckpointError> {
+        let mut weights = self.share(layer, &Share::Core)?;
+        weights.extend(self.share(layer, &Share::Experts((0..self.kept.len()).collect()))?);
+        Ok(weights)
+    }
+
+    fn share(&self, layer: usize, share: &Share) -> Result<LayerWeights, CheckpointError> {
+        match share {
+            Share::Core => {
+                let mut weights = self.model.share(layer, share)?;
+                let router = weights.remove(&Part::Router).unwrap();
+                let (values, hidden) = (router.to_f32(), self.spec.hidden);
+                let rows: Vec<f32> = self
+                    .kept
+                    .iter()
+                    .flat_map(|row| values[row * hidden..(row + 1) * hidden].to_vec())
+                    .collect();
+                let rows = Plain::from_f32(Dtype::F32, vec![self.kept.len(), hidden], &rows);
+                weights.insert(Part::Router, Stored::Plain(rows));
+                Ok(weights)
+            }
+            Share::Experts(experts) => {
+                let own = self
+                    .model
+                    .share(layer, &Share::Experts(experts.iter().map(|&e| self.kept[e]).collect()))?;
+                let place = |part: Part| self.kept.binary_search(&part.expert().unwrap()).unwrap();
+                Ok(own.into_iter().map(|(part, stored)| (part.of_expert(place(part)), stored)).collect())
+            }
+        }
+    }
+
+    fn carried(&self, name: &str) -> Result<RawTensor, CheckpointError> {
+        self.model.carried(name)
+    }
+}
+
+#[test]
+fn experts_that_are_left_are_to_return_what_all_did() {
+    // One expert is left to every token, so what it should return is what the mixture returned, whole.
+    let name = "qwen3_moe";
+    let kept = [1, 2];
+    let fewer = Fewer::new(name, &kept);
+    let original = model(name);
+    let windows = windows(name);
+    let rounded: BTreeSet<Tensor> =
+        fewer.spec.tensors().into_iter().filter(|t| t.layer().is_some() && t.is_measured()).collect();
+    let refit = BTreeSet::from([(0, 0), (0, 1)]);
+    let rows = (0..fewer.spec.layers.len()).map(|layer| (layer, kept.to_vec())).collect();
+    let undecided = Undecided { rounded: &rounded, refit: &refit, original: &original, rows: &rows };
+    let run = |layout: &Layout| {
+        let means = Means::unlimited(&Device::flex());
+        let mut walk = Walk::new_as(&fewer, &windows, undecided, &means, layout, &Silent).unwrap();
+        let see = |reached: &Reached, matrices: Matrices| {
+            let wanted = reached.all.wanted.clone();
+            Ok::<_, CalibrateError>((matrices, wanted))
+        };
+        walk.layer(&see).unwrap().1.into_iter().flatten().collect::<Vec<_>>()
+    };
+    let wanted = run(&whole(4));
+    assert_eq!((wanted.len(), &run(&whole(1))), (2, &wanted), "however many are held at a time");
+    // The outputs of the mixture of the original on the same hidden states.
+    let mut outputs = 0.0;
+    let device = Device::flex();
+    let linear = |stored: std::sync::Arc<Stored>| dense(&stored, &device);
+    let block =
+        Builder::new(original.spec(), 0, original.layer(0).unwrap(), &linear, &device).block().unwrap();
+    let tensor = |tensor| original.tensor(tensor).map_err(Failure::from);
+    let embedding = Embedding::new(original.spec(), tensor).unwrap();
+    for window in &windows {
+        let rotary = Rotary::new(&original.spec().attention, 0, window.len(), &device);
+        let x = block.attend(embedding.embed(window, &device), 1, &rotary, None, &mut moepress_nn::Ignore);
+        let moepress_nn::Mlp::Moe(experts) = &block.mlp else { panic!("no experts") };
+        let y = experts.forward(block.mlp_input(x), &mut moepress_nn::Ignore);
+        outputs += to_rows(y).into_iter().map(|y| f64::from(y).powi(2)).sum::<f64>();
+    }
+    let power: f64 = wanted.iter().map(|wanted| wanted.power).sum();
+    assert!((power - outputs).abs() <= 1e-4 * outputs, "{power} {outputs}");
+}
+
 #[test]
 fn an_expert_that_no_token_reaches_has_a_gram_of_zeros() {
     let model = model("qwen3_moe");
@@ -390,8 +500,9 @@ fn too_little_memory_is_refused_and_an_end_cleans_up() {
     let (tokens, window) = (windows.len() * windows[0].len(), windows[0].len());
     let refit = BTreeSet::new();
     let (threads, original) = (rayon::current_num_threads(), model.spec());
-    let work = Writing { tokens, window, threads, rounded: &rounded, refit: &refit, original };
-    let undecided = Undecided { rounded: &rounded, refit: &refit, original: &model };
+    let all = BTreeMap::new();
+    let work = Writing { tokens, window, threads, rounded: &rounded, refit: &refit, original, rows: &all };
+    let undecided = Undecided { rounded: &rounded, refit: &refit, original: &model, rows: &BTreeMap::new() };
     let least = Layout::writing(model.spec(), &work, Some(1), true).unwrap_err();
     let dir = tempfile::tempdir().unwrap();
     let spool = Some(Spool { files: files(), dir: dir.path().join("spool") });

@@ -87,8 +87,13 @@ pub struct Routed {
 impl Routed {
     /// Gates of the tokens of an expert, `[its tokens, 1]`.
     pub fn gates_of(&self, expert: usize) -> Tensor<2> {
-        let [tokens, _] = self.gates.dims();
-        select_rows(&self.gates.clone().slice([0..tokens, expert..expert + 1]), &self.tokens[expert])
+        self.gates_at(expert, &self.tokens[expert])
+    }
+
+    /// Gates of some tokens at an expert, `[their number, 1]`; zero where it is not chosen.
+    pub fn gates_at(&self, expert: usize, tokens: &[u32]) -> Tensor<2> {
+        let [all, _] = self.gates.dims();
+        select_rows(&self.gates.clone().slice([0..all, expert..expert + 1]), tokens)
     }
 }
 

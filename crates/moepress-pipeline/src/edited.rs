@@ -1,7 +1,7 @@
 //! A model with edits applied on the way from the disk.
 
 use moepress_checkpoint::{CheckpointError, RawTensor, Share, Source};
-use moepress_model::{Edit, EditError, LayerWeights, ModelSpec, Tensor, await_inputs, unmerged};
+use moepress_model::{Edit, EditError, LayerWeights, ModelSpec, Tensor, await_inputs};
 use moepress_quant::Stored;
 use moepress_stages::{ApplyError, apply, apply_outside, sources};
 use std::path::Path;
@@ -41,14 +41,9 @@ impl<'a> Edited<'a> {
         Ok(unrounded)
     }
 
-    /// The same model, same in routing, with its experts apart, all their atoms and nothing rounded.
-    ///
-    /// # Errors
-    /// Never in practice: an edit of experts does not depend on their atoms.
-    pub fn original(&self) -> Result<Self, EditError> {
-        let mut original = Self::new(self.source);
-        original.push(unmerged(self.source.spec(), &self.edits))?;
-        Ok(original)
+    /// The source as it is without edits.
+    pub fn source(&self) -> &'a dyn Source {
+        self.source
     }
 
     /// All edits so far.

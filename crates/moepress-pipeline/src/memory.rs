@@ -57,8 +57,8 @@ pub fn predict(before: &ModelSpec, after: &ModelSpec, load: &Load<'_>) -> Result
         let chosen = Layout::choose(before, &work, allowed(load.limit), true);
         ways.push((chosen, Layout::least_allowed(before, &work)));
     }
-    if let Some(Writes { unrounded, original, rounded, refit }) = load.rounding {
-        let work = Writing { tokens, window, threads, rounded, refit, original };
+    if let Some(Writes { unrounded, original, rows, rounded, refit }) = load.rounding {
+        let work = Writing { tokens, window, threads, rounded, refit, original, rows };
         let chosen = Layout::writing(unrounded, &work, allowed(load.limit), true);
         let least = Layout::writing(unrounded, &work, Some(0), true);
         ways.push((chosen, least.map_or_else(|needed| needed, |layout| layout.peak)));

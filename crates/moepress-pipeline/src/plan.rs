@@ -4,7 +4,7 @@ use crate::PipelineError;
 use crate::evaluate::Tokens;
 use crate::memory::{Load, predict};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Files, Source};
-use moepress_model::{Class, Edit, ModelSpec, Tensor, await_inputs, unmerged};
+use moepress_model::{Class, Edit, ModelSpec, Tensor, await_inputs, rows_left};
 use moepress_quant::Format;
 use moepress_quant::codec::Packing;
 use moepress_recipe::{Coverage, Mtp, Protocol, Recipe, TextFile, TextSpec};
@@ -227,6 +227,8 @@ pub(crate) struct Writes {
     pub unrounded: ModelSpec,
     /// The model with its experts as they were.
     pub original: ModelSpec,
+    /// By layer the rows of its routers that are left.
+    pub rows: BTreeMap<usize, Vec<usize>>,
     /// Matrices that it rounds.
     pub rounded: BTreeSet<Tensor>,
     /// Experts that it fits anew.
@@ -240,14 +242,14 @@ impl Writes {
         let known: Vec<Edit> =
             edits.iter().zip(waits).filter(|(_, waits)| !waits).map(|(edit, _)| edit.clone()).collect();
         let unrounded = before.after(&known)?;
-        let original = before.after(&unmerged(before, edits))?;
+        let (original, rows) = (before.clone(), rows_left(before, edits));
         let (mut rounded, mut refit) = (BTreeSet::new(), BTreeSet::new());
         for layer in 0..after.layers.len() {
             let waiting = awaited(after, layer, edits)?;
             rounded.extend(waiting.matrices.keys().map(|&part| Tensor::Layer(layer, part)));
             refit.extend(waiting.refit.into_iter().map(|expert| (layer, expert)));
         }
-        Ok(Self { unrounded, original, rounded, refit })
+        Ok(Self { unrounded, original, rows, rounded, refit })
     }
 }
 

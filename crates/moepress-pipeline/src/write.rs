@@ -5,7 +5,7 @@ use crate::edited::Edited;
 use crate::rounded::Rounded;
 use moepress_calibrate::{Matrices, Means, Reached, Undecided, Walk};
 use moepress_checkpoint::{CompactWriter, Progress, Source};
-use moepress_model::{LayerWeights, Tensor};
+use moepress_model::{LayerWeights, Tensor, rows_left};
 use moepress_stages::{Inputs, Sums, Waiting, awaited, round};
 
 /// Writes all tensors. Matrices whose solver waits for its inputs are rounded on a walk of the calibration windows
@@ -29,7 +29,8 @@ pub(crate) fn write(
     if waiting.iter().all(Waiting::is_empty) {
         write_layers(writer, waiting.len(), progress, |layer| Ok(edited.layer(layer)?))?;
     } else {
-        let (unrounded, original) = (edited.unrounded()?, edited.original()?);
+        let (unrounded, original) = (edited.unrounded()?, edited.source());
+        let rows = rows_left(original.spec(), edited.edits());
         let layers = || waiting.iter().enumerate();
         let tensors = layers().flat_map(|(layer, waiting)| {
             waiting.matrices.keys().map(move |&part| Tensor::Layer(layer, part))
@@ -37,7 +38,7 @@ pub(crate) fn write(
         let refit =
             layers().flat_map(|(layer, waiting)| waiting.refit.iter().map(move |&expert| (layer, expert)));
         let (tensors, refit) = (tensors.collect(), refit.collect());
-        let undecided = Undecided { rounded: &tensors, refit: &refit, original: &original };
+        let undecided = Undecided { rounded: &tensors, refit: &refit, original, rows: &rows };
         let mut walk = Walk::new(&unrounded, windows, undecided, means, progress)?;
         let mut rounded = Rounded::default();
         let written = write_layers(writer, waiting.len(), progress, |layer| {

@@ -3,7 +3,7 @@
 use super::{Layout, PROGRAM, Work, elements, ends, routing, working};
 use crate::gram::PANEL;
 use crate::walk::seen_at;
-use moepress_model::{ModelSpec, Part, Projection, Tensor};
+use moepress_model::{ModelSpec, Moe, Part, Projection, Tensor};
 use moepress_stats::Needs;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,8 +24,10 @@ pub struct Writing<'a> {
     pub rounded: &'a BTreeSet<Tensor>,
     /// Experts, by layer and index, that are fitted anew.
     pub refit: &'a BTreeSet<(usize, usize)>,
-    /// The model with those experts as they were, apart.
+    /// The model with all experts as they were.
     pub original: &'a ModelSpec,
+    /// By layer the rows of the router of the original that are left; all where there is none.
+    pub rows: &'a BTreeMap<usize, Vec<usize>>,
 }
 
 /// What rounding some matrices of a layer takes, in bytes.
@@ -66,8 +68,9 @@ impl Layout {
         let sweep = Work { tokens, window, threads, needs: &needs, packed: false };
         let passing = sweep.passing();
         let (state, threads) = (4 * spec.hidden as u64, work.threads as u64);
-        // Hidden states after attention, and two sums of experts.
-        let kept = 3 * state * work.tokens as u64;
+        // Hidden states after attention, two sums of experts, and two of what is missing.
+        let missing = (0..spec.layers.len()).any(|layer| misses(work, layer));
+        let kept = if missing { 5 } else { 3 } * state * work.tokens as u64;
         let queued = 2 * threads * passing;
         let layers = (0..spec.layers.len()).map(|layer| {
             let top = spec.moe(layer).map_or(1, |moe| moe.routing.top_k);
@@ -93,7 +96,7 @@ impl Layout {
             let seeing = |cost: Cost, count: u64, seen: u64| count * cost.grams + queued * cost.inputs * seen;
             let expert = largest(experts_bytes(spec, layer).into_values());
             let original = match work.refit.iter().any(|&(at, _)| at == layer) {
-                true => largest(members_bytes(spec, work.original, layer).into_iter()),
+                true => largest(members_bytes(spec, work, layer).into_iter()),
                 false => Bytes::default(),
             };
             let passing_experts = threads * routing(spec, &sweep, passing);
@@ -110,8 +113,11 @@ impl Layout {
             let phases = [phase(false), phase(true)].into_iter().flatten().max().unwrap_or(0);
             let routed = held * expert.stored + decided(spec, work, layer, held) + phases;
             let core = deciding(core, 1).max(seeing(core, 1, 1) + threads * working(spec, &sweep, passing));
+            // What is missing is found beside the router of the original.
+            let beside = if misses(work, layer) { core_weights(work.original, layer) } else { 0 };
             // Between groups of experts attention has its memory back.
-            core_weights(spec, layer) + routed.max(core)
+            core_weights(spec, layer)
+                + routed.max(core).max(beside + held * (original.stored + original.unpacked))
         });
         let layer = layers.max().unwrap_or(0);
         let panels = threads * 3 * 4 * (PANEL as u64) * widest(work, spec);
@@ -120,6 +126,12 @@ impl Layout {
         let peak = PROGRAM + in_memory + walking.max(ends(spec, false).0);
         Self { spooled, experts, peak, spool: if spooled { kept } else { 0 } }
     }
+}
+
+/// Whether experts of a layer are to make up for others that were dropped.
+fn misses(work: &Writing<'_>, layer: usize) -> bool {
+    let dropped = |moe: &Moe| work.rows.get(&layer).is_some_and(|rows| rows.len() < moe.router.len());
+    work.original.moe(layer).is_some_and(dropped) && work.refit.iter().any(|&(at, _)| at == layer)
 }
 
 /// The longest input of a matrix.
@@ -197,9 +209,13 @@ fn decided(spec: &ModelSpec, work: &Writing<'_>, layer: usize, held: u64) -> u64
 }
 
 /// For every expert of a layer all those that it stands for.
-fn members_bytes(spec: &ModelSpec, original: &ModelSpec, layer: usize) -> Vec<Bytes> {
-    let (Some(now), Some(apart)) = (spec.moe(layer), original.moe(layer)) else { return vec![] };
-    let each = experts_bytes(original, layer);
+fn members_bytes(spec: &ModelSpec, work: &Writing<'_>, layer: usize) -> Vec<Bytes> {
+    let (Some(now), Some(was)) = (spec.moe(layer), work.original.moe(layer)) else { return vec![] };
+    let each = experts_bytes(work.original, layer);
+    let rows: Vec<usize> = match work.rows.get(&layer) {
+        Some(rows) => rows.iter().filter_map(|&row| was.router.get(row).copied()).collect(),
+        None => was.router.clone(),
+    };
     let sum = |members: Vec<usize>| {
         let members = members.iter().filter_map(|member| each.get(member));
         members.fold(Bytes::default(), |sum, more| Bytes {
@@ -207,7 +223,7 @@ fn members_bytes(spec: &ModelSpec, original: &ModelSpec, layer: usize) -> Vec<By
             unpacked: sum.unpacked + more.unpacked,
         })
     };
-    now.members(apart).into_iter().map(sum).collect()
+    now.members(&rows).into_iter().map(sum).collect()
 }
 
 /// Every expert of a layer.
