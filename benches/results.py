@@ -137,9 +137,11 @@ def others(bench):
             (f"merge hc_smoe, average, {ratio}", [f"merge_experts: {{method: hc_smoe, ratio: {ratio}}}"]),
             (f"merge hc_smoe, average, compensated, {ratio}", [f"merge_experts: {{method: hc_smoe, ratio: {ratio}}}", "compensate"]),
             (f"merge hc_smoe, ward, {ratio}", [f"merge_experts: {{method: hc_smoe, linkage: ward, ratio: {ratio}}}"]),
+            (f"experts by reap, compensated, {ratio}", [f"prune_experts: {{method: reap, ratio: {ratio}}}", "compensate"]),
             (f"experts by ean, {ratio}", [f"prune_experts: {{method: ean, ratio: {ratio}}}"]),
             (f"experts by tcess, {ratio}", [f"prune_experts: {{method: tcess, task: [{', '.join(DOMAINS)}], ratio: {ratio}}}"]),
             (f"experts by heapr, {ratio}", [f"prune_experts: {{method: heapr, ratio: {ratio}}}"]),
+            (f"experts by heapr, compensated, {ratio}", [f"prune_experts: {{method: heapr, ratio: {ratio}}}", "compensate"]),
         ]
     for method in ("loss_aware", "mc_moe", "frequency", "outlier", "block"):
         members.append((f"bits by {method}", [f"assign_bits: {{method: {method}, {BITS}}}", "quantize"]))

@@ -1,9 +1,10 @@
 //! `compensate`: fits `down_proj` of every expert anew to the atoms that are left of it, so that the expert returns what
-//! it did before, or merged experts together. Training-free; goes after `prune_atoms` or `merge_experts` and before formats are
-//! chosen. No parameters.
+//! it did before, merged experts together, and those that are left what pruned ones did. Training-free; goes after stages that
+//! merge or prune and before formats are chosen. No parameters.
 //!
 //! With h what the kept atoms come to and y what the whole expert returned for the same token, both times the gate, of an
-//! expert merged of several the sum of what those that the token was sent to returned, each times its own gate:
+//! expert merged of several the sum of what those that the token was sent to returned, each times its own gate, and where experts
+//! were dropped a part of what the token got from all that it does not get now, in proportion to gates:
 //! least squares with a ridge towards the weights as they are (budget.md 4). The ridge is chosen on one chunk of
 //! calibration windows in four, which the fit does not see; where no fit does better there, the expert is left as it is.
 //! The inputs are those that arrive through the layers as they were written before.
