@@ -1,6 +1,9 @@
 """llama.cpp on token ids: prefill and greedy decode, one JSON line of tokens per second.
 
     python3 benches/peers/llama.py MODEL.gguf --prompt 512 --tokens 64 --threads 2
+    python3 benches/peers/llama.py MODEL.gguf --ids FILE
+
+FILE holds `prompt` and `ids`: the first are read at once, then each of the others, in place of greedy decoding.
 
 Needs llama-cpp-python, built from its source distribution for this processor.
 """
@@ -17,6 +20,7 @@ import numpy as np
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
+    parser.add_argument("--ids")
     for name, value in dict(prompt=512, decode_prompt=16, tokens=64, threads=2).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     args = parser.parse_args()
@@ -43,6 +47,16 @@ def main():
         started = time.perf_counter()
         token = run(ids)
         return token, count / (time.perf_counter() - started)
+
+    if args.ids:
+        with open(args.ids) as file:
+            given = json.load(file)
+        run(given["prompt"])
+        started = time.perf_counter()
+        for token in given["ids"][:-1]:
+            run([token])
+        print(json.dumps({"decode": (len(given["ids"]) - 1) / (time.perf_counter() - started)}))
+        return
 
     prefill(args.prompt)
     _, reading = prefill(args.prompt)

@@ -199,6 +199,13 @@ impl Source for Checkpoint {
         self.spec.parts(layer).into_iter().filter(|part| share.holds(*part)).map(read).collect()
     }
 
+    fn reuse(&self, weights: Stored) {
+        self.shards.reuse(match weights {
+            Stored::Plain(plain) => plain.bytes,
+            Stored::Packed(packed) => packed.codes.into_bytes(),
+        });
+    }
+
     fn carried(&self, name: &str) -> Result<RawTensor, CheckpointError> {
         match self.spec.carried.contains_key(name) {
             true => self.shards.read(name),
