@@ -268,6 +268,8 @@ impl Five {
 /// Activations as integers, chunk by chunk, each chunk for all rows.
 pub(crate) struct Quantized {
     chunks: Vec<Chunk>,
+    /// What the codes of each block of a row are multiplied by.
+    steps: Vec<Vec<f32>>,
     n: usize,
 }
 
@@ -283,11 +285,22 @@ impl<'a> Integers<'a> {
     /// A chunk of one row.
     #[inline(always)]
     pub(crate) fn chunk(&self, chunk: usize, input: usize) -> &'a Chunk {
-        let row = match self.rows {
+        &self.of.chunks[chunk * self.of.n + self.row(input)]
+    }
+
+    /// What the codes of each block of a row are multiplied by, from a chunk on.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))] // `isa::few` alone takes them so
+    #[inline(always)]
+    pub(crate) fn steps(&self, input: usize, chunk: usize) -> &'a [f32] {
+        &self.of.steps[self.row(input)][CHUNK / BLOCK * chunk..]
+    }
+
+    #[inline(always)]
+    fn row(&self, input: usize) -> usize {
+        match self.rows {
             Some(rows) => rows[input],
             None => input,
-        };
-        &self.of.chunks[chunk * self.of.n + row]
+        }
     }
 }
 
@@ -300,11 +313,14 @@ impl Quantized {
             let (chunk, row) = (at / n, at % n);
             make(&values[row * cols..][chunk * CHUNK..cols.min((chunk + 1) * CHUNK)], order)
         };
-        let chunks = match count * n < MANY || team::stands_by() {
+        let chunks: Vec<Chunk> = match count * n < MANY || team::stands_by() {
             true => (0..count * n).map(chunk).collect(),
             false => (0..count * n).into_par_iter().map(chunk).collect(),
         };
-        Self { chunks, n }
+        let of_chunk = |chunk: &Chunk| chunk.scales.into_iter().step_by(LANES * BLOCK / CHUNK);
+        let steps =
+            (0..n).map(|row| chunks.iter().skip(row).step_by(n).flat_map(of_chunk).collect()).collect();
+        Self { chunks, steps, n }
     }
 }
 

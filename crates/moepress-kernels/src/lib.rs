@@ -6,7 +6,8 @@
 //! |---|---|---|---|
 //! | `rows::unpacked` | any | [`Precision::Exact`] | f32, 64 rows unpacked at a time |
 //! | `dot` | plain | fewer than sixteen | f32, straight from the stored numbers |
-//! | `isa::{portable, avx2, avx512}` | packed | [`Precision::Fast`] | dot products of codes and eight-bit activations |
+//! | `isa::{portable, avx2, neon}` | packed | [`Precision::Fast`] | dot products of codes and eight-bit activations |
+//! | `isa::few` | packed | fewer than sixteen, [`Precision::Fast`], AVX-512 | the same |
 //! | `isa::panel` | packed | sixteen or more, [`Precision::Fast`], AVX-512 | the same, weights unpacked once for all inputs |
 //! | `isa::trits` | in five-trit bytes | fewer than sixteen, [`Precision::Fast`], AVX-512 | the same, straight from the bytes |
 //! | `isa::bf16` | bf16 | sixteen or more, [`Precision::Fast`] | pairs of bf16 products |
@@ -19,7 +20,7 @@
 //!   and Stability of Numerical Algorithms, §3.1), twice over; rounding errors of random sign grow as √c. The second
 //!   term covers underflow.
 //! - Eight-bit activations: with the step σⱼ, 1/127 of the largest magnitude in the block of 128 columns that j
-//!   belongs to, |y − ref| ≤ ½ Σⱼ σⱼ |wⱼ| + (c / s + 16) · ε · Σⱼ mⱼ (|xⱼ| + σⱼ) + c · 2⁻¹¹⁸ · max |w|. mⱼ is |wⱼ|,
+//!   belongs to, |y − ref| ≤ ½ Σⱼ σⱼ |wⱼ| + (c / s + 16) · ε · Σⱼ mⱼ (|xⱼ| + σⱼ) + c · 2⁻¹¹⁸ · max m. mⱼ is |wⱼ|,
 //!   and with offsets scale · code + |offset|; s is 256, 160 for five-trit bytes, and in panels the columns that share
 //!   their scales, at most 128.
 //!   The dot products of codes are exact; the first term is the rounding of activations, at most half a step each; the

@@ -3,7 +3,7 @@
 use crate::activations::Activations;
 use crate::isa::Room;
 use crate::part::Part;
-use crate::rows::{TILE, rows};
+use crate::rows::{FEW, TILE, rows};
 use crate::{MatmulError, shape, team};
 use moepress_quant::Stored;
 use rayon::prelude::*;
@@ -41,32 +41,39 @@ pub fn matmuls(products: &[(&Activations<'_>, &Stored)]) -> Result<Vec<Vec<f32>>
         work += x.n * rows * cols;
         results.push(vec![0.0; x.n * rows]);
     }
-    // Pieces of 64 rows, as the kernels take them: whoever computes a piece, it comes out the same.
+    let (team, threads) = (team::stands_by(), rayon::current_num_threads());
+    let alone = if team { work < TINY } else { work < SMALL || threads == 1 };
+    let runs = if alone { 1 } else { RUNS * threads };
+    // Pieces of 64 rows, as the kernels take them; where few inputs meet weights straight from memory, which likes long runs,
+    // of as many as a thread takes at a time. Whoever computes a piece, it comes out the same.
+    let tiles: usize = products.iter().map(|(_, w)| w.matrix_shape().0.div_ceil(TILE)).sum();
+    let long = tiles.div_ceil(runs).max(1) * TILE;
     let pieces =
         products.iter().zip(&mut results).filter(|((_, w), y)| !y.is_empty() && w.matrix_shape().1 > 0);
     let mut pieces: Vec<_> = pieces
         .flat_map(|((x, w), y)| {
-            let parts = Part::split(y, w.matrix_shape().0, TILE).enumerate();
-            parts.map(move |(piece, part)| (*x, *w, piece * TILE, part))
+            let step = if x.n < FEW { long } else { TILE };
+            let parts = Part::split(y, w.matrix_shape().0, step).enumerate();
+            parts.map(move |(piece, part)| (*x, *w, piece * step, part))
         })
         .collect();
     let compute = |room: &mut Room, (x, w, first, part): &mut Piece<'_>| rows(x, w, *first, part, room);
-    if team::stands_by() && work >= TINY {
-        Activations::prepare(products);
-        let count = (RUNS * rayon::current_num_threads()).min(pieces.len());
-        let run = pieces.len().div_ceil(count.max(1));
-        let runs: Vec<_> = pieces.chunks_mut(run.max(1)).map(Mutex::new).collect();
+    if alone {
+        let room = &mut Room::default();
+        pieces.iter_mut().for_each(|piece| compute(room, piece));
+        return Ok(results);
+    }
+    Activations::prepare(products);
+    if team {
+        let run = (pieces.len() / runs).max(1);
+        let runs: Vec<_> = pieces.chunks_mut(run).map(Mutex::new).collect();
         // Nobody else has the lock of a run; a thread that panicked has spoilt the whole product anyway.
         team::each(runs.len(), |i| {
             let mut run = runs[i].lock().unwrap_or_else(PoisonError::into_inner);
             let room = &mut Room::default();
             run.iter_mut().for_each(|piece| compute(room, piece));
         });
-    } else if work < SMALL || rayon::current_num_threads() == 1 {
-        let room = &mut Room::default();
-        pieces.iter_mut().for_each(|piece| compute(room, piece));
     } else {
-        Activations::prepare(products);
         pieces.par_iter_mut().for_each_init(Room::default, compute);
     }
     Ok(results)

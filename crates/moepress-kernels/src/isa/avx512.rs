@@ -1,10 +1,7 @@
 //! AVX-512 with VNNI (dot products of bytes), VBMI (permutations of bytes) and GFNI (linear maps of bits): Ice Lake, Zen 4
 //! and later.
 
-use super::{Grid, Isa, Met, TERNARY, middle};
-use crate::activations::{Chunk, Integers};
-use crate::part::Part;
-use moepress_quant::Packed;
+use super::TERNARY;
 use std::arch::x86_64::*;
 
 pub(super) fn available() -> bool {
@@ -17,25 +14,6 @@ pub(super) fn available() -> bool {
         && is_x86_feature_detected!("gfni")
         && is_x86_feature_detected!("bmi2")
 }
-
-pub(super) fn rows(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>) {
-    debug_assert!(available());
-    // SAFETY: `kernels` lists this function only where `available` holds.
-    unsafe { enabled(x, w, first, out) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni,bmi2")]
-fn enabled(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>) {
-    // SAFETY: this function has the features that the methods of `Avx512` need.
-    unsafe {
-        match x.n {
-            1 => super::rows::<Avx512, 2, 1>(x, w, first, out),
-            _ => super::rows::<Avx512, 4, 32>(x, w, first, out),
-        }
-    }
-}
-
-pub(super) struct Avx512;
 
 /// For three-bit codes, phase k: lane d is the two bytes at 6 d + 12 k / 8, twice.
 const TRIPLE_BYTES: [[u8; 64]; 4] = {
@@ -169,124 +147,60 @@ unsafe fn straight(parts: [__m512i; 4], k: i32) -> __m512i {
     }
 }
 
-// SAFETY: every method is inlined into `enabled`, and reads memory through references and masked loads only.
-unsafe impl Isa for Avx512 {
-    type Codes = [__m512i; 4];
-    type Lanes = __m512;
-    type Spread = __m512i;
-
-    #[inline(always)]
-    unsafe fn unpack<const KIND: u8>(packed: *const u8, left: usize) -> Self::Codes {
-        // SAFETY: the features are the caller's promise; memory is read by `load` and `bytes` alone.
-        unsafe {
-            match KIND {
-                TERNARY => trits(load(packed, 0, left)),
-                2 => pairs(load(packed, 0, left)),
-                3 => {
-                    let (low, high) = (load(packed, 0, left), load(packed, 64, left));
-                    [
-                        triples(low, high, 0),
-                        triples(low, high, 1),
-                        triples(low, high, 2),
-                        triples(low, high, 3),
-                    ]
-                }
-                4 => {
-                    let (low, high) = (load(packed, 0, left), load(packed, 64, left));
-                    let even = _mm512_permutex2var_epi32(low, indices(2, 0), high);
-                    let odd = _mm512_permutex2var_epi32(low, indices(2, 1), high);
-                    [low_half(even), high_half(even), low_half(odd), high_half(odd)]
-                }
-                _ => {
-                    let parts = [
-                        load(packed, 0, left),
-                        load(packed, 64, left),
-                        load(packed, 128, left),
-                        load(packed, 192, left),
-                    ];
-                    [straight(parts, 0), straight(parts, 1), straight(parts, 2), straight(parts, 3)]
-                }
+/// 256 codes, in four phases of sixteen lanes, from `packed`, of which `left` > 0 bytes are there; what is missing reads as zero.
+/// Those of ternary weights come out as weight + 1.
+///
+/// # Safety
+/// As for [`super::Isa::unpack`].
+#[inline(always)]
+pub(super) unsafe fn unpack<const KIND: u8>(packed: *const u8, left: usize) -> [__m512i; 4] {
+    // SAFETY: the features are the caller's promise; memory is read by `load` and `bytes` alone.
+    unsafe {
+        match KIND {
+            TERNARY => trits(load(packed, 0, left)),
+            2 => pairs(load(packed, 0, left)),
+            3 => {
+                let (low, high) = (load(packed, 0, left), load(packed, 64, left));
+                [triples(low, high, 0), triples(low, high, 1), triples(low, high, 2), triples(low, high, 3)]
+            }
+            4 => {
+                let (low, high) = (load(packed, 0, left), load(packed, 64, left));
+                let even = _mm512_permutex2var_epi32(low, indices(2, 0), high);
+                let odd = _mm512_permutex2var_epi32(low, indices(2, 1), high);
+                [low_half(even), high_half(even), low_half(odd), high_half(odd)]
+            }
+            _ => {
+                let parts = [
+                    load(packed, 0, left),
+                    load(packed, 64, left),
+                    load(packed, 128, left),
+                    load(packed, 192, left),
+                ];
+                [straight(parts, 0), straight(parts, 1), straight(parts, 2), straight(parts, 3)]
             }
         }
     }
+}
 
-    #[inline(always)]
-    unsafe fn spread(count: usize) -> Self::Spread {
-        // SAFETY: registers only.
-        unsafe { _mm512_srl_epi32(indices(1, 0), _mm_cvtsi32_si128((16 / count).ilog2() as i32)) }
+/// Sixteen f16 numbers, of which `left` > 0 are there; zero for those that are missing.
+///
+/// # Safety
+/// AVX-512, and a pointer valid for reads of up to sixteen of `left` numbers.
+#[inline(always)]
+pub(super) unsafe fn numbers(bits: *const u16, left: usize) -> __m512 {
+    let count = if left < 16 { left } else { 16 };
+    // SAFETY: the mask keeps the load within what is there.
+    unsafe {
+        _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(_bzhi_u32(0xffff, count as u32) as __mmask16, bits.cast()))
     }
+}
 
-    #[inline(always)]
-    unsafe fn numbers(bits: *const u16, left: usize, spread: Self::Spread) -> Self::Lanes {
-        let count = if left < 16 { left } else { 16 };
-        // SAFETY: the mask keeps the load within what is there.
-        unsafe {
-            let bits = _mm256_maskz_loadu_epi16(_bzhi_u32(0xffff, count as u32) as __mmask16, bits.cast());
-            _mm512_permutexvar_ps(spread, _mm512_cvtph_ps(bits))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(address: *const u8) {
-        // SAFETY: a hint, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn zero() -> Self::Lanes {
-        // SAFETY: registers only.
-        unsafe { _mm512_setzero_ps() }
-    }
-
-    #[inline(always)]
-    unsafe fn no_codes() -> Self::Codes {
-        // SAFETY: registers only.
-        unsafe { [_mm512_setzero_si512(); 4] }
-    }
-
-    #[inline(always)]
-    unsafe fn meet<const KIND: u8, const CENTRED: bool>(x: &Chunk) -> Met<Self::Lanes> {
-        // SAFETY: both arrays hold sixteen numbers of four bytes, 64-byte aligned.
-        unsafe {
-            let scales = _mm512_load_ps(x.scales.as_ptr());
-            let sums = _mm512_load_si512(x.sums.as_ptr().cast());
-            let totals = match CENTRED {
-                true => {
-                    let shifted = _mm512_sll_epi32(sums, _mm_cvtsi32_si128(middle(KIND) as i32));
-                    _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_setzero_si512(), shifted))
-                }
-                false => _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scales),
-            };
-            Met { scales, totals }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn add<const KIND: u8, const CENTRED: bool>(
-        sums: Self::Lanes,
-        codes: &Self::Codes,
-        grid: &Grid<Self::Lanes>,
-        x: &Chunk,
-        met: &Met<Self::Lanes>,
-    ) -> Self::Lanes {
-        // SAFETY: every phase of x is 64 bytes, 64-byte aligned.
-        unsafe {
-            let mut dots = match CENTRED {
-                true => _mm512_castps_si512(met.totals),
-                false => _mm512_setzero_si512(),
-            };
-            for k in 0..4 {
-                dots = _mm512_dpbusd_epi32(dots, codes[k], _mm512_load_si512(x.codes[k].as_ptr().cast()));
-            }
-            let products = _mm512_mul_ps(_mm512_cvtepi32_ps(dots), met.scales);
-            let sums = _mm512_fmadd_ps(products, grid.scales, sums);
-            if CENTRED { sums } else { _mm512_fmadd_ps(met.totals, grid.offsets, sums) }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn sum(lanes: Self::Lanes) -> f32 {
-        // SAFETY: registers only.
-        unsafe { _mm512_reduce_add_ps(lanes) }
-    }
+/// Of `count` numbers, a power of two up to 16, which one a lane gets: lane d number d · `count` / 16.
+///
+/// # Safety
+/// AVX-512.
+#[inline(always)]
+pub(super) unsafe fn spread(count: usize) -> __m512i {
+    // SAFETY: registers only.
+    unsafe { _mm512_srl_epi32(indices(1, 0), _mm_cvtsi32_si128((16 / count).ilog2() as i32)) }
 }

@@ -7,6 +7,8 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
 #[cfg(target_arch = "x86_64")]
+mod few;
+#[cfg(target_arch = "x86_64")]
 mod integers;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -123,7 +125,7 @@ pub(crate) fn kernels() -> impl Iterator<Item = (&'static str, Kernel)> {
         #[cfg(target_arch = "x86_64")]
         (avx2::available(), "avx2", avx2::rows),
         #[cfg(target_arch = "x86_64")]
-        (avx512::available(), "avx512", avx512::rows),
+        (avx512::available(), "avx512", few::rows),
         #[cfg(target_arch = "aarch64")]
         (true, "neon", neon::rows),
         #[cfg(target_arch = "aarch64")]

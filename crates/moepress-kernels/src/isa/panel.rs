@@ -4,8 +4,8 @@
 //! columns of sixteen rows and nothing needs to be added across a register. Sums stay integers over as many columns as share
 //! both scales.
 
-use super::avx512::Avx512;
-use super::{Isa, Room, TERNARY, chunk_bytes, middle};
+use super::avx512::{numbers, spread, unpack};
+use super::{Room, TERNARY, chunk_bytes, middle};
 use crate::activations::{BLOCK, CHUNK, Chunk, Integers, LANES};
 use crate::part::Part;
 use moepress_quant::{Code, Packed};
@@ -105,10 +105,10 @@ fn fill<const KIND: u8>(panels: &mut [Panel], w: &Packed, from: Place) {
         0 => (1, 0),
         count => (count, count),
     };
-    // SAFETY: this function has the features that the methods of `Avx512` need; a row holds `width` bytes of codes and
+    // SAFETY: this function has the features that are needed; a row holds `width` bytes of codes and
     // `groups` scales (and offsets, where there are any), and chunks begin within both.
     unsafe {
-        let spread = Avx512::spread(count);
+        let spread = spread(count);
         for vector in 0..VECTORS {
             for (index, panel) in panels.iter_mut().enumerate() {
                 let (at, group) = ((from.chunk + index) * chunk_bytes(KIND), (from.chunk + index) * step);
@@ -119,19 +119,20 @@ fn fill<const KIND: u8>(panels: &mut [Panel], w: &Packed, from: Place) {
                     let packed = &bytes[row * width..][..width];
                     // What the next sixteen rows are read from: strides that the processor does not foresee.
                     for line in 0..const { chunk_bytes(KIND).div_ceil(64) } {
-                        Avx512::prefetch(packed.as_ptr().wrapping_add(at + 16 * width + 64 * line));
+                        let line = packed.as_ptr().wrapping_add(at + 16 * width + 64 * line);
+                        _mm_prefetch::<_MM_HINT_T0>(line.cast());
                     }
-                    let phases = Avx512::unpack::<KIND>(packed.as_ptr().add(at), width - at);
+                    let phases = unpack::<KIND>(packed.as_ptr().add(at), width - at);
                     for k in 0..4 {
                         codes[k][r] = phases[k];
                     }
-                    let numbers = &w.scales[row * groups..][..groups];
-                    let numbers = Avx512::numbers(numbers.as_ptr().add(group), groups - group, spread);
-                    scales[r] = _mm512_castps_si512(numbers);
+                    let of_row = &w.scales[row * groups..][..groups];
+                    let of_row = numbers(of_row.as_ptr().add(group), groups - group);
+                    scales[r] = _mm512_castps_si512(_mm512_permutexvar_ps(spread, of_row));
                     if !w.offsets.is_empty() {
-                        let numbers = &w.offsets[row * groups..][..groups];
-                        let numbers = Avx512::numbers(numbers.as_ptr().add(group), groups - group, spread);
-                        offsets[r] = _mm512_castps_si512(numbers);
+                        let of_row = &w.offsets[row * groups..][..groups];
+                        let of_row = numbers(of_row.as_ptr().add(group), groups - group);
+                        offsets[r] = _mm512_castps_si512(_mm512_permutexvar_ps(spread, of_row));
                     }
                 }
                 for k in 0..4 {
