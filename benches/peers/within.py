@@ -10,7 +10,9 @@ moepress draws them, llama.cpp is fed them.
 Every process runs in a control group whose limit is what the engine takes for itself (anonymous memory of a run without a limit,
 less the weights that are in it), 16 MiB for pages of programs and of files that are being read, all weights but routed experts
 and that part of the routed experts. Caches are dropped before every run, the engines take turns. Bytes are those that block
-devices read for the process, from its start.
+devices read for the process, from its start. `page cache` is moepress with room for the experts of one token, so that the
+system's cache has the rest; `scattered` is llama.cpp told to read only pages that are touched (MADV_RANDOM), where `mmap` reads as
+far around them as the device is set to (/sys/block/*/queue/read_ahead_kb).
 """
 
 import argparse
@@ -128,15 +130,16 @@ def main():
         "moepress, read ahead": [*ours, str(weights), "--read-ahead"],
         "moepress, page cache": [*ours, str(least)],
         "llama.cpp, mmap": theirs,
+        "llama.cpp, scattered": [*theirs, "--scattered"],
     }
     # What an engine holds of the weights in memory of its own: none of them where pages of files do.
-    holds = {"moepress": weights, "moepress, read ahead": weights, "moepress, page cache": least, "llama.cpp, mmap": 0}
+    holds = {"moepress": weights, "moepress, read ahead": weights, "moepress, page cache": least}
     results, own = {name: [] for name in engines}, {}
     with contextlib.ExitStack() as stack:
         group = stack.enter_context(Group())
         for name, command in engines.items():
             found, _, anonymous = group.run(command, None)
-            own[name] = max(anonymous - holds[name], 0)
+            own[name] = max(anonymous - holds.get(name, 0), 0)
             if "texts" in found:
                 ids.write_text(json.dumps({"prompt": found["prompt_ids"], "ids": found["texts"][0]["ids"]}))
         print(f"weights {sum(sizes.values()) / MIB:.0f} MiB, room for {weights / MIB:.0f}, an expert {expert / MIB:.2f} MiB")
