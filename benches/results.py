@@ -133,7 +133,9 @@ def others(bench):
     for ratio in ("0.25", "0.5"):
         members += [
             (f"merge m_smoe, {ratio}", [f"merge_experts: {{method: m_smoe, ratio: {ratio}}}"]),
+            (f"merge m_smoe, compensated, {ratio}", [f"merge_experts: {{method: m_smoe, ratio: {ratio}}}", "compensate"]),
             (f"merge hc_smoe, average, {ratio}", [f"merge_experts: {{method: hc_smoe, ratio: {ratio}}}"]),
+            (f"merge hc_smoe, average, compensated, {ratio}", [f"merge_experts: {{method: hc_smoe, ratio: {ratio}}}", "compensate"]),
             (f"merge hc_smoe, ward, {ratio}", [f"merge_experts: {{method: hc_smoe, linkage: ward, ratio: {ratio}}}"]),
             (f"experts by ean, {ratio}", [f"prune_experts: {{method: ean, ratio: {ratio}}}"]),
             (f"experts by tcess, {ratio}", [f"prune_experts: {{method: tcess, task: [{', '.join(DOMAINS)}], ratio: {ratio}}}"]),

@@ -117,18 +117,62 @@ fn decoded(dir: &Path) -> BTreeMap<String, String> {
     outside.into_iter().chain(layers).map(digest).collect()
 }
 
+/// Compares what the reader written from docs/format.md alone makes of a checkpoint.
+fn read_independently(out: &Path) {
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
+    let reader = root().join("tests/read_compact.py");
+    let run = std::process::Command::new(python).arg(reader).arg(out).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let lines = String::from_utf8(run.stdout).unwrap();
+    let pair = |line: &str| line.split_once(' ').map(|(digest, name)| (name.to_owned(), digest.to_owned()));
+    assert_eq!(lines.lines().filter_map(pair).collect::<BTreeMap<_, _>>(), decoded(out));
+}
+
 #[test]
 fn an_independent_reader_decodes_the_same_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     everything(&out, "2", &dir.path().join("statistics"));
-    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
-    let reader = root().join("tests/read_compact.py");
-    let run = std::process::Command::new(python).arg(reader).arg(&out).output().unwrap();
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-    let lines = String::from_utf8(run.stdout).unwrap();
-    let pair = |line: &str| line.split_once(' ').map(|(digest, name)| (name.to_owned(), digest.to_owned()));
-    assert_eq!(lines.lines().filter_map(pair).collect::<BTreeMap<_, _>>(), decoded(&out));
+    read_independently(&out);
+}
+
+#[test]
+fn matrices_of_low_rank_are_written_read_and_computed_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = root().join("recipes/merge.yaml").display().to_string();
+    let stages = "stages=[{merge_experts: {ratio: 0.25, low_rank: 16}}, {quantize: {format: int4, classes: [experts, attention]}}]";
+    let set = ["--set", stages, "--set", "calibration.windows=2", "--set", "evaluate.windows=1"];
+    let run = |threads: &str| {
+        let out = dir.path().join(threads).display().to_string();
+        (json(&[&["run", &recipe, "--threads", threads, "--out", &out], &set[..]].concat()), out)
+    };
+    let ((report, one), (_, two)) = (run("1"), run("2"));
+    let [mut first, second] = [&one, &two].map(|out| files(Path::new(out)));
+    first.retain(|name, _| !name.starts_with("report."));
+    for (name, bytes) in &first {
+        assert!(*bytes == second[name], "{name} depends on the number of threads");
+    }
+    // A few rows of words around the same tensors: what a plan says comes true to the byte.
+    let plan = json(&[&["plan", &recipe], &set[..]].concat());
+    assert_eq!(plan["after"], report["stages"][1]["after"], "{plan}");
+    let notes = report["stages"][1]["notes"].to_string();
+    assert!(notes.contains("matrices of low rank stay as merge_experts made them"), "{notes}");
+    read_independently(Path::new(&one));
+    let generate = |more: &[&str]| {
+        json(&[&["generate", &one, "--prompt", "The sea", "-n", "12", "--temperature", "0"], more].concat())["texts"][0]["text"]
+            .clone()
+    };
+    let inspected = json(&["inspect", &one]);
+    let budget = inspected["size"]["bytes"].as_u64().unwrap() * 4 / 5;
+    assert_eq!(generate(&["--memory-budget", &budget.to_string()]), generate(&[]));
+    // A rank that does not fit its matrix is refused before anything is computed.
+    let manifest = Path::new(&one).join("moepress.json");
+    let text = fs::read_to_string(&manifest).unwrap().replace("low-rank-r16-s10", "low-rank-r97-s10");
+    fs::write(&manifest, text).unwrap();
+    let refused = moepress(&["inspect", &one]);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(3), "{error}");
+    assert!(error.contains("cannot be low-rank-r97-s10") && error.lines().count() == 1, "{error}");
 }
 
 #[test]

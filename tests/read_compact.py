@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-DTYPES = {"U8": np.uint8, "F16": np.float16, "F32": np.float32, "BF16": np.uint16}
+DTYPES = {"U8": np.uint8, "U32": np.uint32, "F16": np.float16, "F32": np.float32, "BF16": np.uint16}
 
 
 def read_json(path):
@@ -132,6 +132,8 @@ def decode(take, name, shape, fmt):
         values = (values.astype(np.uint32) << 16).view(np.float32) if fmt == "bf16" else values.astype(np.float32)
         assert np.isfinite(values).all(), f"{name}: not finite"
         return values
+    if low := re.fullmatch(r"low-rank-r([1-9]\d*)-s(0|[1-9]\d*)", fmt):
+        return low_rank(take, name, shape, *map(int, low.groups()))
     match = re.fullmatch(r"(ternary|ternary-asym|fp8|int([2348])(?:-sym)?)-(?:g(16|32|64|128)|row)(-ue5m3)?|mxfp4", fmt)
     assert match and len(shape) == 2, f"{name}: format {fmt}"
     (rows, cols), (kind, bits, group, byte) = shape, match.groups()
@@ -161,6 +163,21 @@ def decode(take, name, shape, fmt):
         return scales * codes.astype(np.float32) + per_weight("offsets", "F16")
     # Adding no offset makes −0 a 0.
     return scales * levels(kind, bits)[codes.astype(int)] + np.float32(0)
+
+
+def low_rank(take, name, shape, rank, kept):
+    """The product of two thin matrices, k by k in f32, and some rows."""
+    rows, cols = shape
+    assert rank <= min(rows, cols) and kept <= rows, f"{name}: rank"
+    shapes = {"left": [rows, rank], "right": [rank, cols], "rest": [kept, cols]}
+    left, right, rest = (decode(take, f"{name}.{part}", shape, "bf16") for part, shape in shapes.items())
+    places = take(f"{name}.places", "U32", [kept]).astype(int)
+    assert (np.diff(places) > 0).all() and (places < rows).all(), f"{name}: places"
+    values = np.zeros(shape, np.float32)
+    for k in range(rank):
+        values += left[:, k : k + 1] * right[k]
+    values[places] += rest
+    return values
 
 
 def levels(kind, bits):
@@ -257,7 +274,7 @@ class Take:
 
 def main(directory, out=None):
     manifest = read_json(directory / "moepress.json")
-    assert manifest["format_version"] in (1, 2), "another format version"
+    assert manifest["format_version"] in (1, 2, 3), "another format version"
     for name, record in manifest["files"].items():
         assert Path(name).name == name, f"{name}: not a plain name"
         data = (directory / name).read_bytes()

@@ -12,7 +12,7 @@ use crate::reached::{Down, Pair, Reached, Seen};
 use crate::sweep::{Means, Sweep};
 use moepress_checkpoint::{Progress, Share, Source};
 use moepress_model::{LayerWeights, Part, Projection, Tensor as Name};
-use moepress_nn::{Block, Expert, Ignore, Mlp, Tensor, dense_mlp, select_rows, to_rows};
+use moepress_nn::{Block, Expert, Ignore, Mlp, Routed, Tensor, add_rows, dense_mlp, select_rows, to_rows};
 use moepress_quant::Stored;
 use moepress_stats::{Needs, Statistics};
 use rayon::prelude::*;
@@ -31,9 +31,10 @@ pub type Round<'a, T, E> = &'a (dyn Fn(&Reached, Matrices) -> Result<(Matrices, 
 pub struct Undecided<'a> {
     /// Matrices that are rounded by what reaches them. Of an expert all segments of its `down_proj` or none.
     pub rounded: &'a BTreeSet<Name>,
-    /// Experts, by layer and index, that should return what those of the model behind return on the same inputs.
+    /// Experts, by layer and index, that should return what those of the model behind return on the same inputs, all
+    /// together where an expert is several merged.
     pub refit: &'a BTreeSet<(usize, usize)>,
-    /// The model with those experts as they were, same in routing.
+    /// The model with those experts as they were, apart; its router has the same rows.
     pub original: &'a dyn Source,
 }
 
@@ -284,20 +285,15 @@ impl<'a> Walk<'a> {
         let Mlp::Moe(router) = &block.mlp else { return Ok(BTreeMap::new()) };
         let refit = sites.iter().filter(|(_, dims)| dims.wanted.is_some());
         let refit: Vec<usize> = refit.filter_map(|(site, _)| site.expert()).collect();
-        let Undecided { original, .. } = self.undecided;
-        let originals: BTreeMap<usize, Expert> = match refit.is_empty() {
-            true => BTreeMap::new(),
-            false => {
-                let weights = original.share(layer, &Share::Experts(refit.clone()))?;
-                let device = &self.sweep.device;
-                build(original.spec(), layer, weights, &dense_on(device), device, |builder| {
-                    refit.iter().map(|&expert| Ok((expert, builder.expert(expert)?))).collect()
-                })?
-            }
-        };
+        let originals = self.originals(layer, &refit)?;
+        let rows = self.undecided.original.spec().moe(layer).map(|moe| &moe.router);
+        let rows = rows.filter(|&rows| self.source.spec().moe(layer).is_some_and(|moe| moe.router != *rows));
         self.inputs(sites, |i, chunk| {
             let normed = block.mlp_input(self.sweep.rows(self.acts.read(Slot::Attended, i)?, chunk));
             let routed = router.route(normed.clone());
+            let apart =
+                rows.filter(|_| !originals.is_empty()).map(|rows| router.route_to(normed.clone(), rows));
+            let apart = apart.as_ref().unwrap_or(&routed);
             let mut seen = Seen::new();
             for (index, expert) in experts {
                 let chosen = &routed.tokens[*index];
@@ -306,23 +302,45 @@ impl<'a> Walk<'a> {
                     continue;
                 }
                 let x = select_rows(&normed, chosen);
-                let gates =
-                    select_rows(&routed.gates.clone().slice([0..chunk.tokens(), *index..index + 1]), chosen);
+                let gates = routed.gates_of(*index);
                 if sites.contains_key(&at(Projection::Gate)) {
                     seen.insert(at(Projection::Gate), Pair { x: x.clone() * gates.clone(), y: None });
                 }
                 if sites.contains_key(&at(Projection::Down)) {
                     let mut down = Down::default();
                     expert.forward(*index, x.clone(), &mut down);
-                    let y = originals.get(index).and_then(|original| {
-                        let mut down = Down::default();
-                        original.forward(*index, x, &mut down);
-                        down.output.map(|y| y * gates.clone())
-                    });
+                    let y = originals.get(index).map(|members| together(members, &x, chosen, apart));
                     seen.insert(at(Projection::Down), Pair { x: Tensor::cat(down.atoms, 1) * gates, y });
                 }
             }
             Ok(seen)
+        })
+    }
+
+    /// For each of these experts those that it stands for, by their index in the original.
+    fn originals(
+        &self,
+        layer: usize,
+        refit: &[usize],
+    ) -> Result<BTreeMap<usize, Vec<(usize, Expert)>>, CalibrateError> {
+        let original = self.undecided.original;
+        let (Some(now), Some(apart), false) =
+            (self.source.spec().moe(layer), original.spec().moe(layer), refit.is_empty())
+        else {
+            return Ok(BTreeMap::new());
+        };
+        let members = now.members(apart);
+        let all = refit.iter().flat_map(|&expert| members[expert].clone()).collect();
+        let weights = original.share(layer, &Share::Experts(all))?;
+        let device = &self.sweep.device;
+        build(original.spec(), layer, weights, &dense_on(device), device, |builder| {
+            let mut originals = BTreeMap::new();
+            for &expert in refit {
+                let members = members[expert].iter();
+                let members = members.map(|&member| Ok((member, builder.expert(member)?)));
+                originals.insert(expert, members.collect::<Result<_, _>>()?);
+            }
+            Ok(originals)
         })
     }
 
@@ -391,4 +409,23 @@ impl<'a> Walk<'a> {
         })?;
         from.map_or(Ok(()), |from| acts.drop(from))
     }
+}
+
+/// The gated outputs of the `down_proj` of several experts, summed for each of the tokens `of`, whose rows are `x`.
+fn together(experts: &[(usize, Expert)], x: &Tensor<2>, of: &[u32], routed: &Routed) -> Tensor<2> {
+    let mut sum = x.zeros_like();
+    for (index, expert) in experts {
+        let places =
+            of.iter().zip(0..).filter(|(token, _)| routed.tokens[*index].binary_search(token).is_ok());
+        let places: Vec<u32> = places.map(|(_, place)| place).collect();
+        if places.is_empty() {
+            continue;
+        }
+        let mut down = Down::default();
+        expert.forward(*index, select_rows(x, &places), &mut down);
+        if let Some(y) = down.output {
+            sum = add_rows(sum, &places, y * routed.gates_of(*index));
+        }
+    }
+    sum
 }

@@ -164,7 +164,7 @@ fn errors_are_those_of_the_layer_with_one_expert_rounded() {
         let expert = (0..reached.len()).find(|&expert| reached[expert] > 0.0).unwrap();
         for (format, grouped) in needs().formats.iter().filter_map(|format| match format {
             Format::Grouped(grouped) => Some((format, *grouped)),
-            Format::Plain(_) => None,
+            Format::Plain(_) | Format::LowRank(_) => None,
         }) {
             let round = |layer: usize, weights: &mut LayerWeights| {
                 for (part, stored) in weights.iter_mut() {

@@ -9,8 +9,8 @@ use moepress_calibrate::{
     CalibrateError, Gram, Layout, Matrices, Means, Reached, Spool, Undecided, Walk, Writing,
     windows_per_chunk,
 };
-use moepress_checkpoint::{Checkpoint, CheckpointError, Progress, Silent, Source};
-use moepress_model::{LayerWeights, Part, Projection, Tensor};
+use moepress_checkpoint::{Checkpoint, CheckpointError, Progress, RawTensor, Share, Silent, Source};
+use moepress_model::{LayerWeights, Mlp, ModelSpec, Part, Projection, Tensor};
 use moepress_nn::{
     BlockError, Builder, Device, Embedding, Rotary, Routed, Side, Site, Tensor as Values, Watch, dense,
     to_rows,
@@ -273,6 +273,97 @@ fn what_is_wanted_is_what_the_expert_returned() {
         compared += 1;
     }
     assert_eq!(compared, 2);
+}
+
+/// A model whose first two experts of every layer are the same, apart or merged.
+struct Twins {
+    model: Checkpoint,
+    spec: ModelSpec,
+    merged: bool,
+}
+
+impl Twins {
+    fn new(name: &str, merged: bool) -> Self {
+        let model = model(name);
+        let mut spec = model.spec().clone();
+        for layer in spec.layers.iter_mut().filter(|_| merged) {
+            if let Mlp::Moe(moe) = &mut layer.mlp {
+                moe.experts.remove(1);
+                moe.router.iter_mut().for_each(|expert| *expert = expert.saturating_sub(1));
+            }
+        }
+        Self { model, spec, merged }
+    }
+}
+
+impl Source for Twins {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn tensor(&self, tensor: Tensor) -> Result<Stored, CheckpointError> {
+        self.model.tensor(tensor)
+    }
+
+    fn layer(&self, layer: usize) -> Result<LayerWeights, CheckpointError> {
+        let all = Share::Experts((0..self.spec.moe(layer).map_or(0, |moe| moe.experts.len())).collect());
+        let mut weights = self.share(layer, &Share::Core)?;
+        weights.extend(self.share(layer, &all)?);
+        Ok(weights)
+    }
+
+    fn share(&self, layer: usize, share: &Share) -> Result<LayerWeights, CheckpointError> {
+        let Share::Experts(experts) = share else { return self.model.share(layer, share) };
+        let mut weights = LayerWeights::new();
+        for &expert in experts {
+            let source = if self.merged && expert > 0 { expert + 1 } else { expert };
+            let twin = if source == 1 { 0 } else { source };
+            let own = self.model.share(layer, &Share::Experts(vec![twin]))?;
+            weights.extend(own.into_iter().map(|(part, stored)| (part.of_expert(expert), stored)));
+        }
+        Ok(weights)
+    }
+
+    fn carried(&self, name: &str) -> Result<RawTensor, CheckpointError> {
+        self.model.carried(name)
+    }
+}
+
+#[test]
+fn of_merged_experts_the_sum_is_wanted() {
+    let (apart, merged) = (Twins::new("qwen3_moe", false), Twins::new("qwen3_moe", true));
+    let windows = windows("qwen3_moe");
+    let rounded: BTreeSet<Tensor> =
+        merged.spec.tensors().into_iter().filter(|t| t.layer().is_some() && t.is_measured()).collect();
+    let refit = BTreeSet::from([(0, 0), (0, 1)]);
+    let undecided = Undecided { rounded: &rounded, refit: &refit, original: &apart };
+    let means = Means::unlimited(&Device::flex());
+    let mut walk = Walk::new_as(&merged, &windows, undecided, &means, &whole(3), &Silent).unwrap();
+    let see = |reached: &Reached, matrices: Matrices| {
+        let first = (matrices[0].0, matrices[0].1.to_f32());
+        Ok::<_, CalibrateError>((matrices, (first, reached.all.clone())))
+    };
+    let (_, said) = walk.layer(&see).unwrap();
+    // What tokens get from both, each by its own gate, is what they get from the one by the sum.
+    let mut tokens = vec![];
+    for ((part, w), sums) in said {
+        let Some(wanted) = sums.wanted else { continue };
+        let (cols, mut power) = (sums.gram.cols, 0.0);
+        for (row, w) in w.chunks_exact(cols).enumerate() {
+            for col in 0..cols {
+                let product: f64 = (0..cols).map(|k| f64::from(w[k]) * sums.gram.sums[k * cols + col]).sum();
+                let (found, scale) = (
+                    wanted.cross[row * cols + col],
+                    (wanted.power * sums.gram.sums[col * cols + col]).sqrt(),
+                );
+                assert!((found - product).abs() <= 1e-4 * scale, "{part} {row} {col}: {found} {product}");
+                power += product * f64::from(w[col]);
+            }
+        }
+        assert!((power - wanted.power).abs() <= 1e-4 * power, "{power} {}", wanted.power);
+        tokens.push(sums.gram.tokens);
+    }
+    assert!(tokens.len() == 2 && tokens[0] > tokens[1], "{tokens:?}");
 }
 
 #[test]

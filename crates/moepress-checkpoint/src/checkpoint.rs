@@ -8,6 +8,7 @@ mod tests;
 
 use crate::location::Location;
 use crate::manifest::{MANIFEST, Manifest};
+use crate::shard::read_low_rank;
 use crate::{CheckpointError, Files, RawTensor, Shards, Share, Source, digest, read_packed};
 use moepress_model::{LayerWeights, ModelSpec, Tensor};
 use moepress_quant::{Format, Stored};
@@ -170,6 +171,9 @@ impl Checkpoint {
         match (self.spec.format(tensor), &shape[..]) {
             (Some(Format::Grouped(format)), &[rows, cols]) => {
                 read_packed(&self.shards, &name, format, rows, cols)
+            }
+            (Some(Format::LowRank(format)), &[rows, cols]) => {
+                read_low_rank(&self.shards, &name, format, [rows, cols])
             }
             _ => {
                 let stored = Stored::Plain(self.shards.read_plain(&name)?);

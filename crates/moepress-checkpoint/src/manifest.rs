@@ -10,7 +10,7 @@ use std::path::Path;
 /// The name of the manifest in a compact checkpoint.
 pub const MANIFEST: &str = "moepress.json";
 /// The version of the format this build writes and the latest it reads.
-pub const FORMAT_VERSION: u64 = 2;
+pub const FORMAT_VERSION: u64 = 3;
 const MAX_BYTES: u64 = 256 << 20;
 
 /// The description of a compact checkpoint. Nothing in it depends on when, where or with how many threads

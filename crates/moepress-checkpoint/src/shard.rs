@@ -3,13 +3,18 @@
 //! A plain tensor is one tensor of its name. A packed matrix `NAME` of rows × cols is its codes, U8: `NAME.codes`,
 //! `[rows, row_bytes]`, `NAME.trits`, `[rows, row_bytes]`, `NAME.planes`, `[bits, rows, row_bytes]`, or `NAME.entropy`,
 //! `[bytes]`, as their codec is; `NAME.scales`, F16 or U8 `[rows, groups]`, or `[1, 1]` where all are one and the same and
-//! there are no offsets; and, where its format has them, `NAME.offsets`, F16 `[rows, groups]`.
+//! there are no offsets; and, where its format has them, `NAME.offsets`, F16 `[rows, groups]`. A matrix of low rank is
+//! four, see `low_rank`.
+
+mod low_rank;
 
 use crate::{CheckpointError, Shards};
 use moepress_quant::codec::{Codec, Codes, Entropy};
 use moepress_quant::{Dtype, Grouped, Packed, Plain, Scale, Stored};
 use safetensors::tensor::TensorView;
 use std::collections::{BTreeMap, HashMap};
+
+pub(crate) use low_rank::{low_rank_parts, read_low_rank};
 
 /// The element type of a tensor in a file: one of those made of whole bytes.
 pub use safetensors::Dtype as RawDtype;
@@ -120,6 +125,7 @@ pub fn raw_parts(name: &str, stored: Stored) -> Vec<(String, RawTensor)> {
             }
             parts
         }
+        Stored::Factored(factored) => low_rank::parts(name, factored),
     }
 }
 

@@ -19,10 +19,14 @@ pub struct Packer {
 }
 
 /// The description that kernels for a stored matrix are compiled for.
-pub fn coding_of(stored: &Stored) -> Coding {
+///
+/// # Errors
+/// There are none for matrices of low rank.
+pub fn coding_of(stored: &Stored) -> Result<Coding, GpuError> {
     match stored {
-        Stored::Plain(plain) => Coding::plain(plain.dtype),
-        Stored::Packed(packed) => Coding::grouped(packed.format, packed.codes.codec()),
+        Stored::Plain(plain) => Ok(Coding::plain(plain.dtype)),
+        Stored::Packed(packed) => Ok(Coding::grouped(packed.format, packed.codes.codec())),
+        Stored::Factored(_) => Err(GpuError::LowRank),
     }
 }
 
@@ -37,8 +41,9 @@ impl Packer {
     /// # Errors
     /// It is of another coding than the others, or they are more than 32-bit indices reach.
     pub fn push(&mut self, stored: &Stored, x_column: usize, out_column: usize) -> Result<usize, GpuError> {
-        if coding_of(stored) != self.coding {
-            return Err(GpuError::Coding { expected: self.coding, found: coding_of(stored) });
+        let found = coding_of(stored)?;
+        if found != self.coding {
+            return Err(GpuError::Coding { expected: self.coding, found });
         }
         let (rows, cols) = stored.matrix_shape();
         let size = self.coding.words() * 4;
@@ -57,6 +62,7 @@ impl Packer {
         match stored {
             Stored::Plain(Plain { bytes, dtype, .. }) => self.rows(bytes, rows, cols * dtype.bytes(), cols),
             Stored::Packed(packed) => self.packed(packed),
+            Stored::Factored(_) => return Err(GpuError::LowRank),
         }
         self.segments.push(segment);
         Ok(self.segments.len() - 1)
@@ -135,7 +141,7 @@ impl Bank {
     /// # Errors
     /// As [`Packer::push`] and [`Packer::finish`].
     pub fn one(gpu: &Gpu, stored: &Stored) -> Result<Self, GpuError> {
-        let mut packer = Packer::new(coding_of(stored));
+        let mut packer = Packer::new(coding_of(stored)?);
         packer.push(stored, 0, 0)?;
         packer.finish(gpu)
     }

@@ -45,6 +45,9 @@ pub enum GpuError {
         /// Bytes so far.
         bytes: u64,
     },
+    /// A matrix that only the CPU computes with.
+    #[error("matrices of low rank are computed with on the CPU alone: use --device cpu")]
+    LowRank,
     #[cfg(feature = "device")]
     /// A matrix among others of another format.
     #[error("a matrix of {found:?} among those of {expected:?}")]
@@ -73,7 +76,7 @@ impl GpuError {
     /// What the error means to whoever started the run.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Device(_) => ErrorKind::Usage,
+            Self::Device(_) | Self::LowRank => ErrorKind::Usage,
             Self::Runtime(error) => error.kind(),
             Self::Checkpoint(error) => error.kind(),
             Self::Block(_) | Self::Input { .. } => ErrorKind::BadInput,

@@ -48,7 +48,7 @@ impl Groups {
         columns: (usize, usize),
         owner: (usize, usize),
     ) -> Result<(), GpuError> {
-        let coding = coding_of(stored);
+        let coding = coding_of(stored)?;
         let (packer, owners) = self.0.entry(coding).or_insert_with(|| (Packer::new(coding), vec![]));
         owners.push(owner);
         packer.push(stored, columns.0, columns.1).map(drop)

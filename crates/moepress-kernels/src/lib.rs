@@ -11,6 +11,7 @@
 //! | `isa::panel` | packed | sixteen or more, [`Precision::Fast`], AVX-512 | the same, weights unpacked once for all inputs |
 //! | `isa::trits` | in five-trit bytes | fewer than sixteen, [`Precision::Fast`], AVX-512 | the same, straight from the bytes |
 //! | `isa::bf16` | bf16 | sixteen or more, [`Precision::Fast`] | pairs of bf16 products |
+//! | `factored` | of low rank | any | L (R x) + S x, each of the three by the kernels above |
 //!
 //! The instruction set is chosen at run time. [`matmuls`] spreads several products over the threads of rayon.
 //!
@@ -27,6 +28,8 @@
 //!   last covers blocks that are zeros to eight bits and f32.
 //! - bf16 activations: |y − ref| ≤ (2⁻⁸ + c · ε) · Σⱼ |xⱼ| |wⱼ| + 2⁻¹²⁵ · Σⱼ (|xⱼ| + |wⱼ| + 1); subnormal numbers count as
 //!   zeros.
+//! - Low rank, W = L R + S: |y − ref| ≤ (h + (c + 2 · rank + 4) · ε) · (|L| |R| |x| + |S| |x|), h = 2⁻⁷ where bf16 activations are
+//!   used and 0 elsewhere.
 //!
 //! **Determinism.** A result depends on the inputs alone on one kind of processor, never on threads. With fewer than sixteen
 //! inputs, and plain weights or eight-bit activations, it does not depend on the other rows of a batch either; elsewhere
@@ -35,6 +38,7 @@
 
 mod activations;
 mod dot;
+mod factored;
 #[allow(unsafe_code)] // vector instructions
 #[allow(clippy::needless_range_loop)]
 // adaptors take closures, which would not be compiled for the instruction set

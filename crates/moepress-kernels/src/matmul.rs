@@ -4,7 +4,7 @@ use crate::activations::Activations;
 use crate::isa::Room;
 use crate::part::Part;
 use crate::rows::{FEW, TILE, rows};
-use crate::{MatmulError, shape, team};
+use crate::{MatmulError, factored, shape, team};
 use moepress_quant::Stored;
 use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
@@ -34,6 +34,9 @@ pub fn matmul(x: &Activations<'_>, w: &Stored) -> Result<Vec<f32>, MatmulError> 
 /// # Errors
 /// As [`matmul`].
 pub fn matmuls(products: &[(&Activations<'_>, &Stored)]) -> Result<Vec<Vec<f32>>, MatmulError> {
+    if products.iter().any(|(_, w)| matches!(w, Stored::Factored(_))) {
+        return factored::matmuls(products);
+    }
     let mut work = 0;
     let mut results = Vec::with_capacity(products.len());
     for (x, w) in products {

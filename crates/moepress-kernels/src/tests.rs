@@ -42,6 +42,7 @@ fn store(format: &str, rows: usize, cols: usize, w: &[f32]) -> Stored {
     match format.parse().unwrap() {
         Format::Plain(dtype) => Stored::Plain(Plain::from_f32(dtype, vec![rows, cols], w)),
         Format::Grouped(format) => Stored::Packed(encode_nearest(format, rows, cols, w, None).unwrap()),
+        Format::LowRank(_) => unreachable!("tested in factored.rs"),
     }
 }
 

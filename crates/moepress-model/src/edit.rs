@@ -345,12 +345,12 @@ mod tensor_name {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{Config, family};
     use moepress_quant::Dtype;
 
-    fn toy() -> ModelSpec {
+    pub(crate) fn toy() -> ModelSpec {
         let config = serde_json::json!({
             "model_type": "qwen3_moe", "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1,
             "head_dim": 4, "vocab_size": 16, "num_hidden_layers": 2, "num_experts": 4, "num_experts_per_tok": 2,

@@ -15,6 +15,7 @@ mod part;
 mod place;
 mod spec;
 mod tensor;
+mod unmerged;
 mod validate;
 
 pub use attention::{Attention, Latent, Pairs, QueryKeyNorm, Rope, RopeScaling};
@@ -27,4 +28,5 @@ pub use part::{Map, Normed, Part, Projection};
 pub use place::{Half, Place, Slice};
 pub use spec::{Carried, LayerSpec, Mlp, ModelSpec, Norm, NormKind, Scales};
 pub use tensor::{Class, LayerWeights, NameError, Tensor};
+pub use unmerged::unmerged;
 pub use validate::SpecError;

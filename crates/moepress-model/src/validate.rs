@@ -2,7 +2,9 @@
 
 use crate::attention::{Attention, Latent, Rope, RopeScaling};
 use crate::moe::Moe;
+use crate::part::Projection;
 use crate::spec::{Mlp, ModelSpec, Scales};
+use moepress_quant::Format;
 use std::collections::BTreeSet;
 
 /// Channels of an MLP or atoms of a segment, far beyond any model of today: sizes within these limits can be
@@ -50,6 +52,11 @@ impl ModelSpec {
             );
         }
         self.attention.validate()?;
+        if let Some(name) =
+            self.formats.iter().find(|(_, f)| matches!(f, Format::LowRank(_))).map(|(name, _)| name)
+        {
+            return fail(format!("{name}: only matrices of routed experts can be of low rank"));
+        }
         for (layer, spec) in self.layers.iter().enumerate() {
             let at = |e: SpecError| SpecError(format!("layer {layer}{}", e.0));
             if spec.window == Some(0) {
@@ -59,7 +66,7 @@ impl ModelSpec {
                 Mlp::Dense { width, .. } => {
                     in_range(&format!("layer {layer}: the MLP's width"), *width, MAX_WIDTH)?
                 }
-                Mlp::Moe(moe) => moe.validate().map_err(at)?,
+                Mlp::Moe(moe) => moe.validate(self.hidden).map_err(at)?,
             }
         }
         Ok(())
@@ -126,7 +133,7 @@ impl Rope {
 
 impl Moe {
     /// Errors begin after the number of the layer.
-    fn validate(&self) -> Result<(), SpecError> {
+    fn validate(&self, hidden: usize) -> Result<(), SpecError> {
         let reached: BTreeSet<usize> = self.router.iter().copied().collect();
         if reached.len() != self.experts.len()
             || reached.last().is_some_and(|&last| last >= self.experts.len())
@@ -174,6 +181,18 @@ impl Moe {
                 return fail(format!(
                     ", expert {expert}: a segment of {width} atoms, must be 1 to {MAX_WIDTH}"
                 ));
+            }
+            let formats = e.segments.iter().flat_map(|s| Projection::ALL.map(|p| (p, s.width, s.format(p))));
+            for (projection, width, format) in formats {
+                let (rows, cols) =
+                    if projection == Projection::Down { (hidden, width) } else { (width, hidden) };
+                if let Format::LowRank(low_rank) = format
+                    && !low_rank.fits(rows, cols)
+                {
+                    return fail(format!(
+                        ", expert {expert}: a matrix of {rows} × {cols} cannot be {format}"
+                    ));
+                }
             }
         }
         Ok(())

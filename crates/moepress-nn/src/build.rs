@@ -3,8 +3,8 @@
 use crate::MakeLinear;
 use crate::attention::{Affine, Attend, Compressed, Projections, Straight};
 use crate::block::{Block, Mlp};
-use crate::moe::{Expert, Experts, Gated};
-use crate::ops::{Norm, from_rows, vector};
+use crate::moe::{Expert, Experts, Gated, fold};
+use crate::ops::{Norm, vector};
 use burn::tensor::{Device, Tensor};
 use moepress_model::{
     Activation, LayerWeights, Map, ModelSpec, Moe, Normed, Part, Projection, Tensor as Name,
@@ -207,14 +207,4 @@ impl<'a> Builder<'a> {
             shared,
         })
     }
-}
-
-/// The matrix that sums the gates of rows leading to the same expert; none when the map is one to one.
-fn fold(rows: &[usize], experts: usize, device: &Device) -> Option<Tensor<2>> {
-    if rows.iter().copied().eq(0..experts) {
-        return None;
-    }
-    let mut fold = vec![0.0; rows.len() * experts];
-    rows.iter().enumerate().for_each(|(row, expert)| fold[row * experts + expert] = 1.0);
-    Some(from_rows(fold, [rows.len(), experts], device))
 }

@@ -1,11 +1,11 @@
 //! Gated experts and the router that chooses among them.
 
-use crate::ops::{add_rows, plus, select_rows};
+use crate::ops::{add_rows, from_rows, plus, select_rows};
 use crate::routing::choose;
 use crate::watch::{Watch, watched};
 use crate::{Linear, Side, Site};
-use burn::tensor::Tensor;
 use burn::tensor::activation::{sigmoid, silu};
+use burn::tensor::{Device, Tensor};
 use moepress_model::{Activation, Part, Projection, Routing};
 
 /// One gated MLP: down(activation(gate x, up x)). A segment of an expert, or a dense MLP.
@@ -84,6 +84,24 @@ pub struct Routed {
     pub tokens: Vec<Vec<u32>>,
 }
 
+impl Routed {
+    /// Gates of the tokens of an expert, `[its tokens, 1]`.
+    pub fn gates_of(&self, expert: usize) -> Tensor<2> {
+        let [tokens, _] = self.gates.dims();
+        select_rows(&self.gates.clone().slice([0..tokens, expert..expert + 1]), &self.tokens[expert])
+    }
+}
+
+/// The matrix that sums the gates of rows leading to the same expert; none when the map is one to one.
+pub(crate) fn fold(rows: &[usize], experts: usize, device: &Device) -> Option<Tensor<2>> {
+    if rows.iter().copied().eq(0..experts) {
+        return None;
+    }
+    let mut fold = vec![0.0; rows.len() * experts];
+    rows.iter().enumerate().for_each(|(row, expert)| fold[row * experts + expert] = 1.0);
+    Some(from_rows(fold, [rows.len(), experts], device))
+}
+
 /// The routed experts of a layer, computed together, in whatever form their weights are held.
 pub trait Mixture: Send + Sync {
     /// `[tokens, hidden]` of normed hidden states → the weighted sum of the chosen experts, of the same shape.
@@ -122,18 +140,29 @@ impl Experts {
 
     /// Chooses experts for `[tokens, hidden]`. Differentiable in the gates, with the choice held fixed.
     pub fn route(&self, x: Tensor<2>) -> Routed {
+        self.route_by(x, &self.rows, self.count, self.fold.as_ref())
+    }
+
+    /// The same choice of rows where they lead elsewhere: row r to expert `rows[r]` of as many as these reach.
+    pub fn route_to(&self, x: Tensor<2>, rows: &[usize]) -> Routed {
+        let count = rows.iter().max().map_or(0, |&last| last + 1);
+        let fold = fold(rows, count, &x.device());
+        self.route_by(x, rows, count, fold.as_ref())
+    }
+
+    fn route_by(&self, x: Tensor<2>, rows: &[usize], count: usize, fold: Option<&Tensor<2>>) -> Routed {
         let logits = plus(self.router.forward(x), self.router_bias.as_ref());
         let (chosen, mut gates) = choose(&self.routing, self.correction.as_deref(), logits.clone());
-        let mut tokens = vec![Vec::new(); self.count];
-        for (token, rows) in (0..).zip(&chosen) {
-            for &row in rows {
-                let list: &mut Vec<u32> = &mut tokens[self.rows[row]];
+        let mut tokens = vec![Vec::new(); count];
+        for (token, chosen) in (0..).zip(&chosen) {
+            for &row in chosen {
+                let list: &mut Vec<u32> = &mut tokens[rows[row]];
                 if list.last() != Some(&token) {
                     list.push(token);
                 }
             }
         }
-        if let Some(fold) = &self.fold {
+        if let Some(fold) = fold {
             gates = gates.matmul(fold.clone());
         }
         Routed { logits, gates, tokens }
@@ -159,13 +188,11 @@ impl Experts {
         mut sum: Tensor<2>,
         watch: &mut dyn Watch,
     ) -> Tensor<2> {
-        let [tokens, _] = x.dims();
         for (index, expert) in experts {
             let chosen = &routed.tokens[index];
             if !chosen.is_empty() {
                 let y = expert.forward(index, select_rows(x, chosen), watch);
-                let gate = select_rows(&routed.gates.clone().slice([0..tokens, index..index + 1]), chosen);
-                sum = add_rows(sum, chosen, y * gate);
+                sum = add_rows(sum, chosen, y * routed.gates_of(index));
             }
         }
         sum

@@ -8,4 +8,5 @@ pub mod exact;
 pub mod knapsack;
 pub mod linalg;
 pub mod linkage;
+pub mod low_rank;
 pub mod ridge;

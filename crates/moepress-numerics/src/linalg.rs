@@ -38,6 +38,14 @@ pub enum LinalgError {
     /// NaN or infinity among the numbers.
     #[error("the system holds a number that is not finite: check the statistics it was made from")]
     NotFinite,
+    /// No decomposition was found.
+    #[error("the singular values of a {rows}×{columns} matrix cannot be computed")]
+    Singular {
+        /// Rows of the matrix.
+        rows: usize,
+        /// Columns of the matrix.
+        columns: usize,
+    },
     /// Every attempt failed.
     #[error(
         "the {n}×{n} matrix is not positive definite, even with damp {damp}: use more calibration text or a larger damp"

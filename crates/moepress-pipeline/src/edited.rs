@@ -1,7 +1,7 @@
 //! A model with edits applied on the way from the disk.
 
 use moepress_checkpoint::{CheckpointError, RawTensor, Share, Source};
-use moepress_model::{Edit, EditError, LayerWeights, ModelSpec, Tensor, await_inputs};
+use moepress_model::{Edit, EditError, LayerWeights, ModelSpec, Tensor, await_inputs, unmerged};
 use moepress_quant::Stored;
 use moepress_stages::{ApplyError, apply, apply_outside, sources};
 use std::path::Path;
@@ -41,14 +41,13 @@ impl<'a> Edited<'a> {
         Ok(unrounded)
     }
 
-    /// The same model, same in routing, with all atoms of its experts and nothing rounded.
+    /// The same model, same in routing, with its experts apart, all their atoms and nothing rounded.
     ///
     /// # Errors
     /// Never in practice: an edit of experts does not depend on their atoms.
     pub fn original(&self) -> Result<Self, EditError> {
-        let routes = |edit: &&Edit| edit.changes_routing() || **edit == Edit::DropCarried;
         let mut original = Self::new(self.source);
-        original.push(self.edits.iter().filter(routes).cloned().collect())?;
+        original.push(unmerged(self.source.spec(), &self.edits))?;
         Ok(original)
     }
 

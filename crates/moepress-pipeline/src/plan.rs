@@ -4,7 +4,7 @@ use crate::PipelineError;
 use crate::evaluate::Tokens;
 use crate::memory::{Load, predict};
 use moepress_checkpoint::{Checkpoint, CheckpointError, Files, Source};
-use moepress_model::{Class, Edit, ModelSpec, Tensor, await_inputs};
+use moepress_model::{Class, Edit, ModelSpec, Tensor, await_inputs, unmerged};
 use moepress_quant::Format;
 use moepress_quant::codec::Packing;
 use moepress_recipe::{Coverage, Mtp, Protocol, Recipe, TextFile, TextSpec};
@@ -237,12 +237,10 @@ impl Writes {
     /// `after` is `before` after all of `edits`.
     fn new(before: &ModelSpec, after: &ModelSpec, edits: &[Edit]) -> Result<Self, PipelineError> {
         let waits = await_inputs(edits);
-        let only = |wanted: &dyn Fn(usize, &Edit) -> bool| {
-            let edits = edits.iter().enumerate().filter(|(at, edit)| wanted(*at, edit));
-            edits.map(|(_, edit)| edit.clone()).collect::<Vec<_>>()
-        };
-        let unrounded = before.after(&only(&|at, _| !waits[at]))?;
-        let original = before.after(&only(&|_, edit| edit.changes_routing()))?;
+        let known: Vec<Edit> =
+            edits.iter().zip(waits).filter(|(_, waits)| !waits).map(|(edit, _)| edit.clone()).collect();
+        let unrounded = before.after(&known)?;
+        let original = before.after(&unmerged(before, edits))?;
         let (mut rounded, mut refit) = (BTreeSet::new(), BTreeSet::new());
         for layer in 0..after.layers.len() {
             let waiting = awaited(after, layer, edits)?;
@@ -415,6 +413,7 @@ fn headers(spec: &ModelSpec) -> u64 {
     let parts = |tensor| match spec.format(tensor) {
         Some(Format::Grouped(grouped)) if grouped.has_offsets() => 3,
         Some(Format::Grouped(_)) => 2,
+        Some(Format::LowRank(_)) => 4,
         _ => 1,
     };
     let experts: usize = spec.moe_layers().map(|(_, moe)| moe.experts.len()).sum();

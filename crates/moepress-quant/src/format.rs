@@ -1,5 +1,6 @@
 //! The names of formats and the bytes they cost.
 
+use crate::LowRank;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -200,13 +201,15 @@ impl fmt::Display for Grouped {
 }
 
 /// How the numbers of one tensor are stored. Written `bf16`, `ternary-g32`, `int4-g64`, `int4-sym-row`, `fp8-row`, `mxfp4`,
-/// with one-byte scales `ternary-row-ue5m3`.
+/// with one-byte scales `ternary-row-ue5m3`, `low-rank-r32-s102`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Format {
     /// As plain numbers.
     Plain(Dtype),
     /// As packed codes with scales per group.
     Grouped(Grouped),
+    /// As the product of two thin matrices, and some rows of what it lacks.
+    LowRank(LowRank),
 }
 
 impl Format {
@@ -216,6 +219,7 @@ impl Format {
         let bytes = match self {
             Self::Plain(dtype) => rows * cols * dtype.bytes(),
             Self::Grouped(g) => rows * g.row_bytes(cols) + g.grid_bytes(rows, cols),
+            Self::LowRank(low_rank) => return low_rank.stored_bytes(rows, cols),
         };
         bytes as u64
     }
@@ -226,6 +230,7 @@ impl fmt::Display for Format {
         match self {
             Self::Plain(dtype) => f.write_str(dtype.name()),
             Self::Grouped(grouped) => grouped.fmt(f),
+            Self::LowRank(low_rank) => low_rank.fmt(f),
         }
     }
 }
@@ -234,7 +239,7 @@ impl fmt::Display for Format {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is no format (bf16, f16, f32, mxfp4, or one of ternary, ternary-asym, intB, intB-sym with B in 2, 3, 4, 8, and fp8, \
-     with -g16, -g32, -g64, -g128 or -row and perhaps -ue5m3 behind it)"
+     with -g16, -g32, -g64, -g128 or -row and perhaps -ue5m3 behind it, or low-rank-rR-sS)"
 )]
 pub struct FormatError(pub String);
 
@@ -243,7 +248,8 @@ impl FromStr for Format {
 
     fn from_str(text: &str) -> Result<Self, FormatError> {
         let plain = [Dtype::Bf16, Dtype::F16, Dtype::F32].into_iter().find(|dtype| dtype.name() == text);
-        let found = plain.map(Self::Plain).or_else(|| grouped(text).map(Self::Grouped));
+        let low_rank = || LowRank::named(text).map(Self::LowRank);
+        let found = plain.map(Self::Plain).or_else(|| grouped(text).map(Self::Grouped)).or_else(low_rank);
         found.ok_or_else(|| FormatError(text.to_owned()))
     }
 }

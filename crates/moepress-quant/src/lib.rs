@@ -9,8 +9,10 @@ mod coarse;
 pub mod codec;
 mod format;
 pub mod formats;
+mod low_rank;
 pub mod solve;
 mod stored;
 
 pub use format::{Code, Dtype, Format, FormatError, Grouped, Scale};
+pub use low_rank::{Factored, LowRank};
 pub use stored::{Packed, Plain, Stored, StoredError};

@@ -2,7 +2,7 @@
 
 use crate::codec::{Codec, Codes, Packing};
 use crate::formats::{decode_codes, decode_row};
-use crate::{Dtype, Format, Grouped};
+use crate::{Dtype, Factored, Format, Grouped};
 use half::slice::HalfFloatSliceExt;
 
 /// Plain numbers, little-endian, row-major.
@@ -41,6 +41,8 @@ pub enum Stored {
     Plain(Plain),
     /// Quantized.
     Packed(Packed),
+    /// Of low rank.
+    Factored(Factored),
 }
 
 /// Why a tensor is not what its format promises.
@@ -66,6 +68,12 @@ pub enum StoredError {
         part: &'static str,
         /// Position of the first such element.
         index: usize,
+    },
+    /// Rows that are not those of a matrix.
+    #[error("the places of rows are not in ascending order or not below {rows}")]
+    Places {
+        /// Rows of the matrix.
+        rows: usize,
     },
     /// Bytes that no codec makes of the format's codes.
     #[error("the codes from row {row} on {reason}")]
@@ -121,6 +129,7 @@ impl Stored {
         match self {
             Self::Plain(plain) => Format::Plain(plain.dtype),
             Self::Packed(packed) => Format::Grouped(packed.format),
+            Self::Factored(factored) => Format::LowRank(factored.format()),
         }
     }
 
@@ -129,6 +138,7 @@ impl Stored {
         match self {
             Self::Plain(plain) => plain.shape.clone(),
             Self::Packed(packed) => vec![packed.rows, packed.cols],
+            Self::Factored(factored) => <[usize; 2]>::from(factored.matrix_shape()).to_vec(),
         }
     }
 
@@ -140,6 +150,7 @@ impl Stored {
                 None => (1, 1),
             },
             Self::Packed(packed) => (packed.rows, packed.cols),
+            Self::Factored(factored) => factored.matrix_shape(),
         }
     }
 
@@ -159,6 +170,7 @@ impl Stored {
         match self {
             Self::Plain(plain) => plain.bytes.len() as u64,
             Self::Packed(packed) => packed.stored_bytes(),
+            Self::Factored(factored) => factored.stored_bytes(),
         }
     }
 
@@ -166,7 +178,7 @@ impl Stored {
     pub fn unpacked(self) -> Self {
         match self {
             Self::Packed(packed) => Self::Packed(packed.repacked(Packing::Fields)),
-            plain => plain,
+            others => others,
         }
     }
 
@@ -175,6 +187,11 @@ impl Stored {
         match self {
             Self::Plain(plain) => plain.to_f32(),
             Self::Packed(packed) => packed.to_f32(),
+            Self::Factored(_) => {
+                let mut out = vec![0.0; self.len()];
+                self.rows_to_f32(0, &mut out);
+                out
+            }
         }
     }
 
@@ -190,6 +207,7 @@ impl Stored {
         match self {
             Self::Plain(plain) => plain.read_f32(first * self.matrix_shape().1, out),
             Self::Packed(packed) => packed.rows_to_f32(first, out),
+            Self::Factored(factored) => factored.rows_to_f32(first, out),
         }
     }
 
@@ -198,12 +216,6 @@ impl Stored {
     /// # Errors
     /// The first part that does not fit. A loaded tensor that passes can be computed with unchecked.
     pub fn validate(&self) -> Result<(), StoredError> {
-        let length = |part, dimensions: &[usize], found| {
-            // Beyond usize, even with empty dimensions left out, no product of them can be taken later.
-            let area = dimensions.iter().try_fold(1usize, |area, &d| area.checked_mul(d.max(1)));
-            let expected = area.map_or(usize::MAX, |area| if dimensions.contains(&0) { 0 } else { area });
-            if expected == found { Ok(()) } else { Err(StoredError::Length { part, expected, found }) }
-        };
         match self {
             Self::Plain(plain) => {
                 let bytes = [plain.shape.as_slice(), &[plain.dtype.bytes()]].concat();
@@ -226,6 +238,7 @@ impl Stored {
                 finite("offsets", packed.offsets.iter().map(f16))?;
                 packed.codes.check(format, packed.rows, packed.cols)
             }
+            Self::Factored(factored) => factored.validate(),
         }
     }
 }
@@ -301,7 +314,15 @@ fn fill(out: &mut [f32], values: impl Iterator<Item = f32>) {
     out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
 }
 
-fn finite(part: &'static str, mut values: impl Iterator<Item = f32>) -> Result<(), StoredError> {
+/// Whether a part has as many elements as its dimensions ask for.
+pub(crate) fn length(part: &'static str, dimensions: &[usize], found: usize) -> Result<(), StoredError> {
+    // Beyond usize, even with empty dimensions left out, no product of them can be taken later.
+    let area = dimensions.iter().try_fold(1usize, |area, &d| area.checked_mul(d.max(1)));
+    let expected = area.map_or(usize::MAX, |area| if dimensions.contains(&0) { 0 } else { area });
+    if expected == found { Ok(()) } else { Err(StoredError::Length { part, expected, found }) }
+}
+
+pub(crate) fn finite(part: &'static str, mut values: impl Iterator<Item = f32>) -> Result<(), StoredError> {
     match values.position(|v| !v.is_finite()) {
         Some(index) => Err(StoredError::NotFinite { part, index }),
         None => Ok(()),

@@ -1,4 +1,5 @@
-//! How long `compress` takes to decide, and in how much memory: 48 layers of 128 experts of 768 atoms, generated ladders.
+//! How long `compress` takes to decide, and in how much memory: 48 layers of 128 experts of 768 atoms, generated ladders, and
+//! every second expert alike to the one before it.
 //!
 //!     cargo bench -p moepress-stages --bench decide
 
@@ -8,7 +9,7 @@ use moepress_model::{Config, ModelSpec, family};
 use moepress_quant::formats::{Rung, half_power};
 use moepress_quant::{Code, Dtype, Format, Grouped};
 use moepress_stages::{Evidence, from_recipe};
-use moepress_stats::{Ladders, Of, Quantity, RoundingCosts, RunLadder, Statistics};
+use moepress_stats::{Ladders, Merger, Of, Quantity, RoundingCosts, RunLadder, Statistics};
 use std::path::Path;
 use std::time::Instant;
 
@@ -62,6 +63,17 @@ fn main() {
                 }
             };
             ladders.runs.insert((layer, expert), (0..768 / ALIGN).map(run).collect());
+        }
+    }
+    for (layer, moe) in spec.moe_layers() {
+        for first in (0..moe.experts.len() - 1).step_by(2) {
+            let mut runs = ladders.runs[&(layer, first)].clone();
+            for run in &mut runs {
+                run.dropped *= 1.5;
+                run.rungs.iter_mut().flatten().for_each(|rung| rung.cost *= 1.5);
+            }
+            let mean = runs.iter().map(|run| run.dropped * 0.4 * uniform()).collect();
+            ladders.mergers.insert((layer, first, first + 1), Merger { weights: [0.5; 2], mean, runs });
         }
     }
     let costs = RoundingCosts { ladders, ..RoundingCosts::default() };

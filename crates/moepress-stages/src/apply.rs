@@ -1,5 +1,6 @@
 //! Applying edits to the weights of a layer. The only place where weights change.
 
+mod low_rank;
 mod merge;
 mod refit;
 mod round;
@@ -9,7 +10,7 @@ use moepress_model::{Edit, Group, LayerWeights, ModelSpec, Part, Projection, Sol
 use moepress_numerics::linalg::LinalgError;
 use moepress_quant::formats::{EncodeError, GridRule, encode_on};
 use moepress_quant::solve::{Factor, Run, SolveError, search_scales};
-use moepress_quant::{Format, Plain, Stored};
+use moepress_quant::{Format, Plain, Stored, StoredError};
 use std::collections::BTreeSet;
 
 pub use moepress_numerics::ridge::Sums;
@@ -47,6 +48,22 @@ pub enum ApplyError {
         expert: usize,
         /// What is wrong.
         source: LinalgError,
+    },
+    /// A matrix that has no part of low rank.
+    #[error("{tensor}: {source}")]
+    LowRank {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        source: LinalgError,
+    },
+    /// Parts of a matrix of low rank that cannot be stored.
+    #[error("{tensor}: {source}")]
+    Stored {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        source: StoredError,
     },
     /// A tensor is not there, or is quantized where it must be plain.
     #[error("layer {layer}: {part} is missing or already quantized")]
@@ -150,6 +167,7 @@ fn encode(tensor: Tensor, stored: Stored, edit: &Edit) -> Result<Stored, ApplyEr
         Format::Plain(dtype) => {
             return Ok(Stored::Plain(Plain::from_f32(dtype, stored.shape(), &stored.to_f32())));
         }
+        Format::LowRank(format) => return low_rank::factored(tensor, &stored, format),
     };
     let w = stored.to_f32();
     let packed = match solver {

@@ -1,14 +1,16 @@
 //! `compensate`: fits `down_proj` of every expert anew to the atoms that are left of it, so that the expert returns what
-//! it did before. Training-free; goes after `prune_atoms` and before formats are chosen. No parameters.
+//! it did before, or merged experts together. Training-free; goes after `prune_atoms` or `merge_experts` and before formats are
+//! chosen. No parameters.
 //!
-//! With h what the kept atoms come to and y what the whole expert returned for the same token, both times the gate,
+//! With h what the kept atoms come to and y what the whole expert returned for the same token, both times the gate, of an
+//! expert merged of several the sum of what those that the token was sent to returned, each times its own gate:
 //! least squares with a ridge towards the weights as they are (budget.md 4). The ridge is chosen on one chunk of
 //! calibration windows in four, which the fit does not see; where no fit does better there, the expert is left as it is.
 //! The inputs are those that arrive through the layers as they were written before.
 
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError};
-use crate::targets::any_grouped;
+use crate::targets::any_chosen;
 use moepress_model::{Edit, ModelSpec};
 use moepress_recipe::{RecipeError, StageSpec};
 use moepress_stats::Needs;
@@ -28,7 +30,7 @@ impl Stage for Compensate {
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
-        if any_grouped(spec) {
+        if any_chosen(spec) {
             return Err(self.params.error("goes before the stage that chooses formats").into());
         }
         if spec.moe_layers().next().is_none() {

@@ -145,7 +145,8 @@ fn normal_rungs(weights: usize) -> Vec<Rung> {
 /// Squared error of a weight of unit scale, roughly: a quarter per bit.
 fn rounding_error(format: Format) -> f64 {
     match format {
-        Format::Plain(_) => 0.0,
+        // Nothing of low rank is rounded.
+        Format::Plain(_) | Format::LowRank(_) => 0.0,
         Format::Grouped(Grouped { code: Code::Ternary, .. }) => 0.25f64.powf(1.58),
         Format::Grouped(grouped) => 0.25f64.powi(grouped.bits() as i32),
     }

@@ -14,7 +14,7 @@
 
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError};
-use crate::targets::{CODES, OF_FORMAT, any_grouped, classes, codec, format, grid, matrices};
+use crate::targets::{CODES, OF_FORMAT, any_grouped, classes, codec, format, grid, left_low_rank, matrices};
 use moepress_model::{Class, Edit, ModelSpec, Solver, Tensor, await_inputs};
 use moepress_quant::codec::{Codec, Packing};
 use moepress_quant::formats::GridRule;
@@ -187,7 +187,8 @@ impl Stage for Quantize {
             )),
             _ => None,
         };
-        Ok(Decision { edits, notes: note.into_iter().collect(), predicted: None })
+        let notes = note.into_iter().chain(left_low_rank(spec, "quantize")).collect();
+        Ok(Decision { edits, notes, predicted: None })
     }
 }
 

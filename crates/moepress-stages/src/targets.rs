@@ -88,10 +88,26 @@ pub(crate) fn classes_or(params: &Params, unless_told: &[Class]) -> Result<Vec<C
     Ok(words.iter().filter_map(|word| Class::from_name(word)).collect())
 }
 
-/// The matrices of those classes.
+/// The matrices of those classes, but for those of low rank: their parts are not rounded.
 pub(crate) fn matrices(spec: &ModelSpec, classes: &[Class]) -> Vec<Tensor> {
-    let wanted = |tensor: &Tensor| tensor.is_measured() && classes.contains(&tensor.class());
+    let low_rank = |tensor: Tensor| matches!(spec.format(tensor), Some(Format::LowRank(_)));
+    let wanted =
+        |tensor: &Tensor| tensor.is_measured() && classes.contains(&tensor.class()) && !low_rank(*tensor);
     spec.tensors().into_iter().filter(wanted).collect()
+}
+
+/// A line about matrices of those classes that are of low rank, if there are any.
+pub(crate) fn left_low_rank(spec: &ModelSpec, stage: &str) -> Option<String> {
+    let low_rank = |tensor: &Tensor| matches!(spec.format(*tensor), Some(Format::LowRank(_)));
+    match spec.tensors().iter().filter(|tensor| low_rank(tensor)).count() {
+        0 => None,
+        n => Some(format!("{stage}: {n} matrices of low rank stay as merge_experts made them")),
+    }
+}
+
+/// Whether any tensor is no longer plain: in a grouped format, chosen or carried out, or of low rank.
+pub(crate) fn any_chosen(spec: &ModelSpec) -> bool {
+    spec.tensors().into_iter().any(|tensor| !matches!(spec.format(tensor), None | Some(Format::Plain(_))))
 }
 
 /// Whether any tensor already has a grouped format, chosen or carried out.

@@ -24,7 +24,7 @@ pub struct Writing<'a> {
     pub rounded: &'a BTreeSet<Tensor>,
     /// Experts, by layer and index, that are fitted anew.
     pub refit: &'a BTreeSet<(usize, usize)>,
-    /// The model with those experts as they were.
+    /// The model with those experts as they were, apart.
     pub original: &'a ModelSpec,
 }
 
@@ -93,7 +93,7 @@ impl Layout {
             let seeing = |cost: Cost, count: u64, seen: u64| count * cost.grams + queued * cost.inputs * seen;
             let expert = largest(experts_bytes(spec, layer).into_values());
             let original = match work.refit.iter().any(|&(at, _)| at == layer) {
-                true => largest(experts_bytes(work.original, layer).into_values()),
+                true => largest(members_bytes(spec, work.original, layer).into_iter()),
                 false => Bytes::default(),
             };
             let passing_experts = threads * routing(spec, &sweep, passing);
@@ -194,6 +194,20 @@ fn decided(spec: &ModelSpec, work: &Writing<'_>, layer: usize, held: u64) -> u64
         (stored, _) => stored,
     };
     spec.parts(layer).into_iter().filter(before).map(stored).sum()
+}
+
+/// For every expert of a layer all those that it stands for.
+fn members_bytes(spec: &ModelSpec, original: &ModelSpec, layer: usize) -> Vec<Bytes> {
+    let (Some(now), Some(apart)) = (spec.moe(layer), original.moe(layer)) else { return vec![] };
+    let each = experts_bytes(original, layer);
+    let sum = |members: Vec<usize>| {
+        let members = members.iter().filter_map(|member| each.get(member));
+        members.fold(Bytes::default(), |sum, more| Bytes {
+            stored: sum.stored + more.stored,
+            unpacked: sum.unpacked + more.unpacked,
+        })
+    };
+    now.members(apart).into_iter().map(sum).collect()
 }
 
 /// Every expert of a layer.

@@ -2,7 +2,7 @@
 
 use super::{Checkpoint, Layout, TOKENIZER_FILES, carried};
 use crate::manifest::{MANIFEST, Manifest};
-use crate::shard::packed_parts;
+use crate::shard::{low_rank_parts, packed_parts};
 use crate::{CheckpointError, Files, RawDtype, Shards, TensorInfo};
 use moepress_model::families::FAMILIES;
 use moepress_quant::{Dtype, Format};
@@ -60,6 +60,12 @@ impl Checkpoint {
                         spec.packed.insert(tensor, bytes);
                     }
                     known.extend(parts);
+                }
+                Some(Format::LowRank(format)) => {
+                    let [rows, cols] = shape[..] else {
+                        return Err(shards.bad_tensor(&name, "only a matrix can be of low rank"));
+                    };
+                    known.extend(low_rank_parts(&shards, &name, format, [rows, cols])?);
                 }
             }
         }

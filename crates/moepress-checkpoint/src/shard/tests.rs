@@ -15,7 +15,7 @@ fn open(dir: &Path, tensors: &BTreeMap<String, RawTensor>) -> Shards {
 fn grouped(name: &str) -> Grouped {
     match name.parse().unwrap() {
         Format::Grouped(grouped) => grouped,
-        Format::Plain(_) => unreachable!(),
+        Format::Plain(_) | Format::LowRank(_) => unreachable!(),
     }
 }
 
@@ -137,6 +137,34 @@ fn packed_matrices_that_do_not_fit_are_refused() {
     refused(invalid, format, "from row 2 on hold a 3");
     let shards = open(dir.path(), &BTreeMap::new());
     assert!(read_packed(&shards, "w", format, 1, usize::MAX).unwrap_err().to_string().contains("too many"));
+}
+
+#[test]
+fn matrices_of_low_rank_round_trip_and_are_checked() {
+    use moepress_quant::{Factored, LowRank};
+    let dir = tempfile::tempdir().unwrap();
+    let values: Vec<f32> = (0..18).map(|at| at as f32 - 4.0).collect();
+    let factored = Factored::new((3, 6), &values[..6], &values[..12], &values[..6], vec![1]).unwrap();
+    let (format, stored) = (LowRank { rank: 2, kept: 1 }, Stored::Factored(factored));
+    let parts = raw_parts("w", stored.clone());
+    let names: Vec<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["w.left", "w.right", "w.rest", "w.places"]);
+    assert_eq!(parts.iter().map(|(_, raw)| raw.bytes.len() as u64).sum::<u64>(), stored.stored_bytes());
+    let read = |parts: Vec<(String, RawTensor)>| {
+        read_low_rank(&open(dir.path(), &parts.into_iter().collect()), "w", format, [3, 6])
+    };
+    assert_eq!(read(parts.clone()).unwrap(), stored);
+    let spoil = |at: usize, spoil: &dyn Fn(&mut RawTensor), reason: &str| {
+        let mut parts = parts.clone();
+        spoil(&mut parts[at].1);
+        let error = read(parts).unwrap_err();
+        assert!(error.kind() == ErrorKind::BadInput && error.to_string().contains(reason), "{error}");
+    };
+    spoil(0, &|left| left.bytes[..2].copy_from_slice(&[0xc0, 0x7f]), "element 0 of left is not finite");
+    spoil(1, &|right| right.shape = vec![6, 2], "w.right\": BF16 [6, 2] instead of BF16 [2, 6]");
+    spoil(2, &|rest| rest.dtype = RawDtype::F16, "w.rest\": F16 [1, 6] instead of BF16 [1, 6]");
+    spoil(3, &|places| places.bytes[0] = 3, "not below 3");
+    assert!(read(parts[..3].to_vec()).unwrap_err().to_string().contains("w.places\": missing"));
 }
 
 #[test]

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf, absolute};
 /// Bits per weight that are proposed: below, quality goes; above, there is little left to gain.
 const FEWEST: f64 = 2.2;
 const USUAL: f64 = 4.0;
-/// Of the memory that is free, what the result may take.
-const SHARE: f64 = 0.75;
+/// Of the memory that is free, what the result may take in files; in memory codes have whole bits.
+const SHARE: f64 = 0.6;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -134,33 +134,20 @@ fn recipe(spec: &ModelSpec, model: &str, texts: &[String], memory: Option<u64>) 
         line(String::new());
     }
     line("stages:".into());
-    line("  # Remove the channels within experts whose loss hurts least (HEAPr). 0 leaves them all.".into());
-    line("  - prune_atoms: {method: heapr, score: coupled, ratio: 0.125}".into());
-    line(String::new());
+    line("  # One budget for the whole model: which atoms and experts go, and the precision of all that stays, are decided".into());
+    line("  # together by the loss that each byte saves; GPTQ rounds, and least squares make up for what was dropped.".into());
     let why = match fits {
         Some(fits) if fits < FEWEST => format!(
             "the least that is proposed; {} would fit this machine's free memory",
             if fits < 1.0 { "less than one bit" } else { "fewer" }
         ),
-        Some(fits) if fits < USUAL => "what leaves a quarter of this machine's free memory".to_owned(),
+        Some(fits) if fits < USUAL => "what leaves 40% of this machine's free memory".to_owned(),
         _ => "fewer cost more quality, more save less".to_owned(),
     };
-    line(format!(
-        "  # Give every matrix the precision that the loss can afford: {bpw:.1} bits per weight come to about"
-    ));
-    line(format!("  # {} ({why}).", bytes(result as u64)));
-    line("  - assign_bits:".into());
+    line(format!("  # {bpw:.1} bits per weight come to about {} ({why}).", bytes(result as u64)));
+    line("  - compress:".into());
     line(format!("      bpw: {bpw:.1}"));
-    line("      formats: [ternary, int2, int3, int4, int8]".into());
-    line("      group: 128".into());
-    let rounded =
-        [Class::Experts, Class::SharedExperts, Class::DenseMlp, Class::Attention, Class::Embeddings];
-    let rounded = rounded.into_iter().filter(|class| classes.contains_key(class)).map(Class::name);
-    line(format!("      classes: [{}]", rounded.collect::<Vec<_>>().join(", ")));
-    line(String::new());
-    line("  # Round the columns of every matrix one after the other, the later making up for the earlier (GPTQ);".into());
-    line("  # `nearest` is faster and worse.".into());
-    line("  - quantize: {solver: gptq}".into());
+    line("      # rounds: 2          # measures a second time without what goes: better below 3 bits, and twice the work".into());
     line(String::new());
     line("# Text that the result is compared with the original on. A protocol that is named (paper, llama.cpp, strided)".into());
     line("# takes all of it; here a sample, for the time it takes.".into());

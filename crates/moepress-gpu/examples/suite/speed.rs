@@ -56,7 +56,7 @@ pub fn tall(form: &str, rows: usize, cols: usize) -> Stored {
 fn time(gpu: &Gpu, case: &Case<'_>, shape: Option<Shape>) -> Result<(f64, f64), GpuError> {
     let Case { form, rows, cols, matrices, together, inputs } = *case;
     let stored = tall(form, rows, cols);
-    let mut packer = Packer::new(coding_of(&stored));
+    let mut packer = Packer::new(coding_of(&stored)?);
     for _ in 0..matrices {
         packer.push(&stored, 0, 0)?;
     }

@@ -172,6 +172,7 @@ mod tests {
         match format.parse().unwrap() {
             Format::Plain(dtype) => Coding::plain(dtype),
             Format::Grouped(format) => Coding::grouped(format, codec),
+            Format::LowRank(_) => unreachable!("{format} has no coding"),
         }
     }
 

@@ -133,7 +133,7 @@ impl<F: GroupFormat + ?Sized> NullaryFnOnce for EncodeRow<'_, F> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GridRule {
-    /// Of least (weighted) squared error, or near it: what ternary codes have unless told.
+    /// Of least (weighted) squared error, or near it: what ternary codes and integers of two and three bits have unless told.
     Optimal,
     /// The levels reach from the smallest weight to the largest, for ternary codes as in QMoE (arXiv 2310.16795): what
     /// all other codes have unless told.
@@ -158,7 +158,8 @@ impl GridRule {
     /// What a format has unless told.
     pub const fn usual(format: Grouped) -> Self {
         match format.code {
-            Code::Ternary => Self::Optimal,
+            // With few levels it pays to leave out the ends of the range.
+            Code::Ternary | Code::Int(2 | 3) => Self::Optimal,
             _ => Self::MinMax,
         }
     }

@@ -44,7 +44,7 @@ impl LowPlanes {
             let mut half = |stored| {
                 let coarse = match &stored {
                     Stored::Packed(packed) => packed.coarse(packed.format.bits().div_ceil(2).max(2) as u8),
-                    Stored::Plain(_) => None,
+                    Stored::Plain(_) | Stored::Factored(_) => None,
                 };
                 halved |= coarse.is_some();
                 let kept = coarse.map_or(stored, |coarse| Stored::Packed(coarse).unpacked());

@@ -4,7 +4,7 @@ use crate::toy::{Toy, close};
 use moepress_model::{Mlp, Part, Projection, Segment, Tensor as Name};
 use moepress_quant::codec::Packing;
 use moepress_quant::formats::encode_nearest;
-use moepress_quant::{Dtype, Format, Plain, Stored};
+use moepress_quant::{Dtype, Factored, Format, LowRank, Plain, Stored};
 
 const IDS: [u32; 10] = [1, 5, 2, 9, 30, 5, 5, 0, 17, 3];
 
@@ -72,13 +72,26 @@ fn rows_that_share_an_expert_compute_as_copies_of_it() {
 
 #[test]
 fn packed_weights_compute_as_their_decoded_values() {
-    for format in ["bf16", "ternary-g32", "int2-g32", "int3-sym-g64", "int4-row", "int8-g128"] {
+    for format in
+        ["bf16", "ternary-g32", "int2-g32", "int3-sym-g64", "int4-row", "int8-g128", "low-rank-r2-s1"]
+    {
         let (mut packed, mut decoded) = (Toy::new(), Toy::new());
         for (name, stored) in &mut packed.weights {
             let (rows, cols) = stored.matrix_shape();
             let values = stored.to_f32();
             *stored = match format.parse().unwrap() {
                 Format::Plain(dtype) => Stored::Plain(Plain::from_f32(dtype, stored.shape(), &values)),
+                // Any numbers will do.
+                Format::LowRank(LowRank { rank, kept })
+                    if matches!(name, Name::Layer(_, Part::Expert { .. })) =>
+                {
+                    let parts = [rows * rank, rank * cols, kept * cols].map(|count| &values[..count]);
+                    let places = (0..kept as u32).collect();
+                    Stored::Factored(
+                        Factored::new((rows, cols), parts[0], parts[1], parts[2], places).unwrap(),
+                    )
+                }
+                Format::LowRank(_) => continue,
                 Format::Grouped(_) if matches!(name, Name::FinalNorm) || stored.shape().len() == 1 => {
                     continue;
                 }

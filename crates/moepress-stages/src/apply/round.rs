@@ -214,7 +214,7 @@ fn round_one<'f>(
 pub(super) fn plain_like(stored: &Stored, values: &[f32]) -> Stored {
     let dtype = match stored {
         Stored::Plain(plain) => plain.dtype,
-        Stored::Packed(_) => Dtype::Bf16,
+        Stored::Packed(_) | Stored::Factored(_) => Dtype::Bf16,
     };
     Stored::Plain(Plain::from_f32(dtype, stored.shape(), values))
 }

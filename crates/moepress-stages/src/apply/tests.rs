@@ -24,7 +24,7 @@ fn expert(expert: usize, projection: Projection) -> Part {
 fn plain(weights: &LayerWeights, part: Part) -> &Plain {
     match &weights[&part] {
         Stored::Plain(plain) => plain,
-        Stored::Packed(_) => panic!("packed"),
+        Stored::Packed(_) | Stored::Factored(_) => panic!("not plain"),
     }
 }
 

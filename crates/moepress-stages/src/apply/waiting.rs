@@ -104,7 +104,7 @@ impl Waiting {
             }
             Edit::Encode { tensor: Tensor::Layer(_, part), format, solver, grid, codec } => {
                 let rounding = match (format, solver) {
-                    (Format::Plain(_), _) => Rounding::Plain,
+                    (Format::Plain(_) | Format::LowRank(_), _) => Rounding::Plain,
                     (Format::Grouped(format), Solver::Nearest) => {
                         Rounding::Nearest { format, grid: grid.unwrap_or(GridRule::usual(format)), codec }
                     }

@@ -39,7 +39,7 @@ impl Method for LossAware {
         for &tensor in &task.tensors {
             let choice = |format: Format| {
                 let cost = match format {
-                    Format::Plain(_) => Some(0.0),
+                    Format::Plain(_) | Format::LowRank(_) => Some(0.0),
                     Format::Grouped(_) => evidence.costs.get(tensor, format),
                 };
                 let missing = || StatisticsError::Missing(format!("{tensor}.rounding_cost.{format}"));

@@ -12,7 +12,7 @@ mod raise;
 
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError};
-use crate::targets::{CODES, OF_FORMAT, any_grouped, classes, format, matrices};
+use crate::targets::{CODES, OF_FORMAT, any_grouped, classes, format, left_low_rank, matrices};
 use moepress_model::{Class, Edit, ModelSpec, Tensor};
 use moepress_quant::Format;
 use moepress_recipe::{Params, RecipeError, StageSpec};
@@ -224,6 +224,7 @@ impl Stage for AssignBits {
             }
         }
         decision.notes.push(format!("assign_bits: {} of {budget} bytes used", after.total_bytes()));
+        decision.notes.extend(left_low_rank(spec, "assign_bits"));
         decision.notes.extend(chosen.notes);
         decision.predicted = chosen.predicted;
         Ok(decision)

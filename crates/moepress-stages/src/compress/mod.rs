@@ -20,7 +20,7 @@ mod market;
 use crate::coverage::Standing;
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError, percent};
-use crate::targets::{CLASSES, any_grouped, classes_or, matrices};
+use crate::targets::{CLASSES, any_chosen, classes_or, matrices};
 use choices::{Expert, Plan, matrix_choices};
 use edits::{Fate, edits};
 use market::{Candidate, HIGHEST_PRICE, Market};
@@ -225,7 +225,7 @@ impl Stage for Compress {
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
-        if any_grouped(spec) {
+        if any_chosen(spec) {
             return Err(self
                 .params
                 .error("formats were chosen before; compress chooses all of them itself")
@@ -293,6 +293,12 @@ impl Stage for Compress {
         )];
         notes.extend(edits::story(&fates));
         if self.merge {
+            let unread = evidence.spec.moe_layers().filter(|(_, moe)| moe.biases).count();
+            if unread > 0 {
+                notes.push(format!(
+                    "compress: experts of {unread} layers have biases and were not compared for merging"
+                ));
+            }
             notes.extend(joined.story(&pairs));
         }
         notes.extend(evidence.coverage_notes("were dropped", "stay as they are")?);

@@ -1,18 +1,21 @@
 //! `merge_experts`: replaces groups of experts by one; the router keeps its rows and sums their gates.
 //!
 //! Parameters: `method`, `ratio` (share of the experts that disappear), `grouping` (what makes experts alike),
-//! `align` (whether the atoms of a group are matched to those of its first expert), and those of the method.
+//! `align` (whether the atoms of a group are matched to those of its first expert), `low_rank` and `rest` (below), and those
+//! of the method.
 //!
 //! A group becomes the mean of its experts weighted by the tokens routed to each, the plain mean where none was.
 
 mod alike;
 mod hc_smoe;
+mod low_rank;
 mod m_smoe;
 
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError, other_share, percent};
-use crate::targets::any_grouped;
+use crate::targets::any_chosen;
 use alike::Alike;
+use low_rank::Parts;
 use moepress_model::{Edit, Group, ModelSpec};
 use moepress_recipe::{Params, RecipeError, StageSpec};
 use moepress_stats::{Needs, StatisticsError};
@@ -36,6 +39,7 @@ struct MergeExperts {
     grouping: Box<dyn Grouping>,
     ratio: f64,
     align: bool,
+    low_rank: Option<Parts>,
     params: StageSpec,
 }
 
@@ -44,11 +48,12 @@ pub(crate) fn build(spec: &StageSpec) -> Result<Box<dyn Stage>, RecipeError> {
     let names: Vec<&str> = METHODS.iter().map(|(name, ..)| *name).collect();
     let method = params.word("method", Some("m_smoe"), &names)?;
     let (_, grouping, keys) = METHODS.iter().find(|(name, ..)| *name == method).unwrap_or(&METHODS[0]);
-    params.only(&[&["method", "ratio", "grouping", "align"], *keys].concat())?;
+    params.only(&[&["method", "ratio", "grouping", "align"], low_rank::KEYS, *keys].concat())?;
     Ok(Box::new(MergeExperts {
         grouping: grouping(params)?,
         ratio: params.f64_in("ratio", None, 0.0..1.0)?,
         align: params.bool("align", Some(true))?,
+        low_rank: Parts::read(params)?,
         params: spec.clone(),
     }))
 }
@@ -62,7 +67,8 @@ impl Stage for MergeExperts {
     fn describe(&self) -> String {
         let align = if self.align { "" } else { ", not aligned" };
         let fewer = percent(self.ratio);
-        format!("merge_experts {}: {fewer} fewer experts{align}", self.grouping.describe())
+        let low_rank = self.low_rank.as_ref().map(Parts::describe).unwrap_or_default();
+        format!("merge_experts {}: {fewer} fewer experts{align}{low_rank}", self.grouping.describe())
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), StageError> {
@@ -72,7 +78,7 @@ impl Stage for MergeExperts {
         for (_, moe) in spec.moe_layers() {
             let whole =
                 |e: &moepress_model::Expert| e.segments == moe.experts[0].segments && e.segments.len() == 1;
-            if any_grouped(spec) || !moe.experts.iter().all(whole) {
+            if any_chosen(spec) || !moe.experts.iter().all(whole) {
                 let message = "experts can only be merged while all have one width and no format is chosen; put this stage first";
                 return Err(self.params.error(message).into());
             }
@@ -83,7 +89,7 @@ impl Stage for MergeExperts {
                     .into());
             }
         }
-        Ok(())
+        Ok(self.low_rank.as_ref().map_or(Ok(()), |parts| parts.check(spec, &self.params.params))?)
     }
 
     fn needs(&self) -> Needs {
@@ -96,7 +102,10 @@ impl Stage for MergeExperts {
         for (layer, groups) in self.grouping.groups(evidence, self.ratio)? {
             let tokens = evidence.tokens(layer)?;
             (all, left) = (all + tokens.len(), left + groups.len());
-            if groups.len() == tokens.len() {
+            let count = groups.len();
+            let stored = || self.low_rank.iter().flat_map(|parts| parts.edits(evidence.spec, layer, count));
+            if count == tokens.len() {
+                decision.edits.extend(stored());
                 continue;
             }
             let weigh = |members: Vec<usize>| {
@@ -111,8 +120,9 @@ impl Stage for MergeExperts {
             plain += groups.iter().filter(|(unused, _)| *unused).count();
             let groups = groups.into_iter().map(|(_, group)| group).collect();
             decision.edits.push(Edit::MergeExperts { layer, groups, align: self.align });
+            decision.edits.extend(stored());
         }
-        if !decision.edits.is_empty() {
+        if left < all {
             decision.notes.extend(evidence.unreached("weigh nothing in the means they join")?);
         }
         let why = "shares of experts are rounded down, and every layer keeps one at least";

@@ -12,7 +12,7 @@ mod runs;
 use crate::coverage::Standing;
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError, other_share, percent};
-use crate::targets::any_grouped;
+use crate::targets::any_chosen;
 use moepress_model::{Edit, ModelSpec};
 use moepress_recipe::{Params, RecipeError, StageSpec};
 use moepress_stats::{Needs, StatisticsError};
@@ -176,7 +176,7 @@ impl Stage for PruneAtoms {
             return Err(self.params.error("the model has no routed experts").into());
         }
         let cut = spec.moe_layers().any(|(_, moe)| moe.experts.iter().any(|e| e.segments.len() > 1));
-        if cut || any_grouped(spec) {
+        if cut || any_chosen(spec) {
             let message = "atoms can only be pruned before formats are chosen; put this stage before assign_bits and quantize";
             return Err(self.params.error(message).into());
         }

@@ -22,7 +22,7 @@ mod weighted_frequency;
 use crate::coverage::Standing;
 use crate::evidence::Evidence;
 use crate::stage::{Decision, Stage, StageError, other_share, percent};
-use crate::targets::any_grouped;
+use crate::targets::any_chosen;
 use choose::{Candidates, globally};
 use moepress_model::{Edit, ModelSpec, Moe};
 use moepress_recipe::{Params, RecipeError, StageSpec};
@@ -222,7 +222,7 @@ impl Stage for PruneExperts {
         if spec.moe_layers().next().is_none() {
             return Err(self.params.error("the model has no routed experts").into());
         }
-        if any_grouped(spec) {
+        if any_chosen(spec) {
             let message = "experts can only be pruned before formats are chosen; put this stage before assign_bits and quantize";
             return Err(self.params.error(message).into());
         }
