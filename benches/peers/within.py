@@ -152,6 +152,7 @@ def main():
                     continue
                 speed = found.get("tokens_per_second", found.get("decode"))
                 results[name].append((speed, read / (args.tokens - 1)))
+                print(f"{name}: {speed:.2f} tokens/s", file=sys.stderr, flush=True)
     base = statistics.median(speed for speed, _ in results["llama.cpp, mmap"])
     for name, rounds in results.items():
         if not rounds:
