@@ -163,4 +163,12 @@ fn routing_by_rules_uses_fewer_experts() {
     let rows = found["result"].as_array().unwrap();
     assert!(rows.len() == 10 && rows[0]["nll_increase"] == 0.0);
     assert!(rows.iter().all(|row| row["experts_per_step"].as_f64() <= rows[0]["experts_per_step"].as_f64()));
+    assert!(rows.iter().all(|row| row["bytes_per_step"].is_null()));
+    // Within a budget the scores are the same.
+    let within = [&["bench", "rules", &model, "--text", text, "--memory-budget", "5MB"], &sizes[..]].concat();
+    let within = json(&within);
+    for (row, whole) in within["result"].as_array().unwrap().iter().zip(rows) {
+        assert_eq!((&row["nll"], &row["by_high_bits"]), (&whole["nll"], &serde_json::json!(0.0)), "{row}");
+        assert!(row["bytes_per_step"].as_f64().unwrap() > 0.0, "{row}");
+    }
 }

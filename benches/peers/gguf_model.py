@@ -50,6 +50,9 @@ def tensors(folder):
 def main():
     folder, out, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     config = json.loads((folder / "config.json").read_text())
+    # transformers of old and of late.
+    experts_of_layer = config.get("num_experts") or config["num_local_experts"]
+    theta = config.get("rope_theta") or config["rope_parameters"]["rope_theta"]
     writer = gguf.GGUFWriter(out, "qwen3moe")
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
@@ -60,8 +63,8 @@ def main():
     writer.add_key_length(config["head_dim"])
     writer.add_value_length(config["head_dim"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_expert_count(config["num_experts"])
+    writer.add_rope_freq_base(theta)
+    writer.add_expert_count(experts_of_layer)
     writer.add_expert_used_count(config["num_experts_per_tok"])
     writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     writer.add_vocab_size(config["vocab_size"])
@@ -84,7 +87,7 @@ def main():
         _, _, expert, projection, _ = rest.split(".")
         group = experts.setdefault((layer, projection), {})
         group[int(expert)] = values
-        if len(group) == config["num_experts"]:
+        if len(group) == experts_of_layer:
             fused = np.stack([group[i] for i in range(len(group))])
             add(f"blk.{layer}.ffn_{projection.removesuffix('_proj')}_exps.weight", fused)
             group.clear()

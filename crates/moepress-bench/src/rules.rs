@@ -22,6 +22,10 @@ pub struct Ruled {
     pub nll: f64,
     /// Of that, more than with the first of the rules.
     pub nll_increase: f64,
+    /// Where experts are within a budget of memory, their bytes read per step.
+    pub bytes_per_step: Option<f64>,
+    /// And the share of their uses that made do with high bits.
+    pub by_high_bits: Option<f64>,
 }
 
 /// Has sequences of equal length advance together a token at a time, under each of the rules, and scores every next token.
@@ -43,6 +47,7 @@ pub fn rules(
     for (rule, rules) in all {
         model.route_by(rules);
         model.record();
+        let before = model.cache_report().unwrap_or_default();
         let (mut seconds, mut loss) = (Vec::with_capacity(length), 0.0);
         let mut sessions: Vec<Session<'_>> =
             sequences.iter().map(|_| Session::new(model, precision)).collect();
@@ -60,8 +65,18 @@ pub fn rules(
         let uses = model.recorded().map_or(0, |trace| trace.uses());
         let nll = loss / (steps * sequences.len().max(1) as f64);
         let first = results.first().map_or(nll, |first| first.nll);
+        let since = model.cache_report().map(|after| {
+            let [bytes, low, uses] = [
+                after.bytes_read - before.bytes_read,
+                after.low_plane - before.low_plane,
+                after.uses - before.uses,
+            ];
+            (bytes as f64 / steps, low as f64 / uses.max(1) as f64)
+        });
         results.push(Ruled {
             rule,
+            bytes_per_step: since.map(|(bytes, _)| bytes),
+            by_high_bits: since.map(|(_, share)| share),
             tokens_per_second: sequences.len() as f64 / median(seconds).max(1e-9),
             experts_per_step: uses as f64 / steps / layers,
             nll,

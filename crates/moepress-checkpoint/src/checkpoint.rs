@@ -11,7 +11,7 @@ use crate::manifest::{MANIFEST, Manifest};
 use crate::shard::read_low_rank;
 use crate::{CheckpointError, Files, RawTensor, Shards, Share, Source, digest, read_packed};
 use moepress_model::{LayerWeights, ModelSpec, Tensor};
-use moepress_quant::{Format, Stored};
+use moepress_quant::{Factored, Format, Stored};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -201,6 +201,16 @@ impl Source for Checkpoint {
     fn share(&self, layer: usize, share: &Share) -> Result<LayerWeights, CheckpointError> {
         let read = |part| Ok((part, self.read(Tensor::Layer(layer, part))?));
         self.spec.parts(layer).into_iter().filter(|part| share.holds(*part)).map(read).collect()
+    }
+
+    fn reuse(&self, weights: Stored) {
+        match weights {
+            Stored::Plain(plain) => self.shards.reuse(plain.bytes),
+            Stored::Packed(packed) => self.shards.reuse(packed.codes.into_bytes()),
+            Stored::Factored(Factored { left, right, rest, .. }) => {
+                [left, right, rest].into_iter().for_each(|part| self.reuse(*part));
+            }
+        }
     }
 
     fn carried(&self, name: &str) -> Result<RawTensor, CheckpointError> {

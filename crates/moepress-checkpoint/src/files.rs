@@ -102,6 +102,9 @@ pub trait ReadAt: Send + Sync {
         self.len() == 0
     }
 
+    /// Nothing is worth reading but what is asked for: systems read on, and where memory is short, that is what they evict for it.
+    fn scattered(&self) {}
+
     /// Fills `buf` from `offset`.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ mod progress;
 mod publish;
 mod shard;
 mod source;
+mod spare;
 mod tensor_file;
 mod weights;
 

@@ -8,6 +8,7 @@ mod index;
 use self::index::{INDEX, Index, find_single, read_index};
 use crate::header::Header;
 use crate::input::buffer;
+use crate::spare::Spare;
 use crate::{CheckpointError, Files, RawDtype, RawTensor};
 use moepress_quant::{Dtype, Plain};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,7 @@ pub struct Shards {
     lens: Vec<u64>,
     tensors: BTreeMap<String, TensorInfo>,
     notes: Vec<String>,
+    spare: Spare,
 }
 
 impl Shards {
@@ -70,6 +72,7 @@ impl Shards {
             lens: vec![],
             tensors: BTreeMap::new(),
             notes: vec![],
+            spare: Spare::default(),
         };
         for name in shard_names {
             shards.add(dir.join(name))?;
@@ -172,6 +175,11 @@ impl Shards {
         self.read_rows(name, rows).map(|raw| Plain { dtype, shape: raw.shape, bytes: raw.bytes })
     }
 
+    /// Memory that is no longer needed, for tensors that are read from now on.
+    pub fn reuse(&self, bytes: Vec<u8>) {
+        self.spare.give(bytes);
+    }
+
     /// The error that tensor `name`, or the one whose parts are called `name.…`, is wrong for `reason`.
     pub fn bad_tensor(&self, name: &str, reason: impl ToString) -> CheckpointError {
         let prefix = format!("{name}.");
@@ -239,7 +247,10 @@ impl Shards {
                 format_args!("changed while in use: {} bytes instead of {}", file.len(), self.lens[shard]);
             return Err(CheckpointError::bad_input(path, "file", reason));
         }
-        let mut bytes = buffer(path, range.end - range.start)?;
+        let len = range.end - range.start;
+        let spare = usize::try_from(len).ok().and_then(|len| self.spare.take(len));
+        file.scattered();
+        let mut bytes = spare.map_or_else(|| buffer(path, len), Ok)?;
         file.read_at(range.start, &mut bytes).map_err(reading)?;
         Ok(bytes)
     }

@@ -52,6 +52,9 @@ pub trait Source: Sync {
         Ok(weights)
     }
 
+    /// Memory of weights that are no longer needed, for what is read next.
+    fn reuse(&self, _weights: Stored) {}
+
     /// A tensor that is carried along, as it is stored; `name` is a key of [`ModelSpec::carried`]. Sources of
     /// models that carry nothing need not say how.
     ///

@@ -1,7 +1,7 @@
 //! [`Files`] on the operating system.
 
 use super::{Files, Kind, Lock, ReadAt, WriteSync};
-use rustix::fs::{CWD, OFlags, RenameFlags};
+use rustix::fs::{Advice, CWD, OFlags, RenameFlags};
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -124,6 +124,11 @@ struct OsRead {
 impl ReadAt for OsRead {
     fn len(&self) -> u64 {
         self.len
+    }
+
+    fn scattered(&self) {
+        // Advice: where there is none, files are read all the same.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Random);
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {

@@ -190,11 +190,11 @@ impl Args {
                     Stop::Context => "context",
                     _ => "length",
                 };
-                json!({ "text": text, "tokens": generated.ids.len(), "stop": stop })
+                json!({ "text": text, "tokens": generated.ids.len(), "ids": generated.ids, "stop": stop })
             };
             let texts: Vec<_> = written.iter().zip(&generated).map(text).collect();
             return output::json(&json!({
-                "schema_version": 1, "prompt_tokens": prompt.len(), "texts": texts, "tokens_per_second": speed,
+                "schema_version": 1, "prompt_tokens": prompt.len(), "prompt_ids": prompt, "texts": texts, "tokens_per_second": speed,
                 "experts": model.cache_report().map(|report| experts::figures(&report)),
             }))
             .map(|()| Ending::Done);

@@ -13,6 +13,7 @@ mod int;
 mod ladder;
 pub(crate) mod pack;
 mod refine;
+mod sorted;
 mod support;
 mod ternary;
 
@@ -28,6 +29,7 @@ use crate::{Code, Grouped, Scale};
 use byte_scale::ByteScale;
 use pulp::{Arch, NullaryFnOnce};
 use serde::{Deserialize, Serialize};
+use sorted::LANES;
 
 /// The longest group but for [`Grouped::ROW`].
 pub(crate) const MAX_GROUP: usize = 128;
@@ -43,6 +45,21 @@ pub trait GroupFormat: Sync {
     /// # Errors
     /// A weight that is NaN or infinite, or a grid beyond f16.
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError>;
+
+    /// [`fit`](Self::fit) for groups of that length that follow each other; the last one may be shorter.
+    ///
+    /// # Errors
+    /// The first weight of the first group without a grid, and why it has none.
+    #[inline(always)]
+    fn fit_each(
+        &self,
+        w: &[f32],
+        length: usize,
+        weights: Option<&[f64]>,
+        grids: &mut [Grid],
+    ) -> Result<(), (usize, GridError)> {
+        one_by_one(self, w, length, weights, grids)
+    }
 
     /// The code whose value on `grid` is nearest to the finite number `w`.
     fn round(&self, w: f32, grid: Grid) -> u8;
@@ -93,6 +110,23 @@ pub trait GroupFormat: Sync {
     }
 }
 
+/// [`GroupFormat::fit_each`], group by group.
+#[inline(always)]
+fn one_by_one<F: GroupFormat + ?Sized>(
+    format: &F,
+    w: &[f32],
+    length: usize,
+    weights: Option<&[f64]>,
+    grids: &mut [Grid],
+) -> Result<(), (usize, GridError)> {
+    for (at, (w, grid)) in w.chunks(length).zip(grids).enumerate() {
+        let first = at * length;
+        let weights = weights.map(|weights| &weights[first..first + w.len()]);
+        *grid = format.fit(w, weights).map_err(|source| (first, source))?;
+    }
+    Ok(())
+}
+
 /// Where a row goes when it is encoded.
 pub struct Row<'a> {
     /// Codes, one a byte.
@@ -117,12 +151,15 @@ impl<F: GroupFormat + ?Sized> NullaryFnOnce for EncodeRow<'_, F> {
     #[inline(always)]
     fn call(self) -> Self::Output {
         let Self { of, format, w, weights, row: Row { codes, bytes, grids } } = self;
-        let groups = w.chunks(format.group).zip(codes.chunks_mut(format.group)).zip(grids);
-        for (at, ((w, codes), grid)) in groups.enumerate() {
-            let first = at * format.group;
+        // As many groups at a time as ternary codes fit side by side.
+        let span = format.group.saturating_mul(LANES);
+        let spans = w.chunks(span).zip(codes.chunks_mut(span)).zip(grids.chunks_mut(LANES));
+        for (at, ((w, codes), grids)) in spans.enumerate() {
+            let first = at * span;
             let weights = weights.map(|weights| &weights[first..first + w.len()]);
-            *grid = of.fit(w, weights).map_err(|source| (first, source))?;
-            of.round_group(w, *grid, codes);
+            of.fit_each(w, format.group, weights, grids).map_err(|(at, source)| (first + at, source))?;
+            let groups = w.chunks(format.group).zip(codes.chunks_mut(format.group)).zip(grids);
+            groups.for_each(|((w, codes), grid)| of.round_group(w, *grid, codes));
         }
         pack::pack(format.bits(), codes, bytes);
         Ok(())

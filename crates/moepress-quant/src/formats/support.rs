@@ -20,14 +20,7 @@ const STEPS: usize = 8;
 pub(super) fn best_mean(w: &[f32], magnitude: impl Fn(f32) -> f32) -> f32 {
     // Bits of numbers that are not negative are in the order of the numbers.
     let top = f32::from_bits(w.iter().fold(0, |top, &w| top.max(magnitude(w).to_bits())));
-    let unit = (1u32 << BITS) as f32 / top;
-    if !unit.is_finite() {
-        // All zeros, or less than any scale can hold.
-        return top;
-    }
-    // From 2^23 to 2^24 f32 numbers are the integers.
-    let whole =
-        |w: f32| (magnitude(w) * unit + (1u32 << BITS) as f32).to_bits().wrapping_sub((127 + BITS) << 23);
+    let Some(unit) = unit(top) else { return top };
     let (mut short, mut long) = ([0; SHORT], vec![]);
     let magnitudes = match w.len() {
         len @ ..=SHORT => &mut short[..len],
@@ -36,8 +29,27 @@ pub(super) fn best_mean(w: &[f32], magnitude: impl Fn(f32) -> f32) -> f32 {
             &mut long[..]
         }
     };
-    magnitudes.iter_mut().zip(w).for_each(|(to, &w)| *to = whole(w));
-    (best_of(magnitudes) * f64::from(top) / f64::from(1u32 << BITS)) as f32
+    magnitudes.iter_mut().zip(w).for_each(|(to, &w)| *to = whole(magnitude(w), unit));
+    mean(best_of(magnitudes), top)
+}
+
+/// What the largest magnitude is multiplied by to be 2^[`BITS`]; none if all are zeros, or less than any scale can hold.
+#[inline(always)]
+pub(super) fn unit(top: f32) -> Option<f32> {
+    Some((1u32 << BITS) as f32 / top).filter(|unit| unit.is_finite())
+}
+
+/// A magnitude counted in 2⁻²³ of the largest.
+#[inline(always)]
+pub(super) fn whole(magnitude: f32, unit: f32) -> u32 {
+    // From 2^23 to 2^24 f32 numbers are the integers.
+    (magnitude * unit + (1u32 << BITS) as f32).to_bits().wrapping_sub((127 + BITS) << 23)
+}
+
+/// The mean of magnitudes that are counted so.
+#[inline(always)]
+pub(super) fn mean(counted: f64, top: f32) -> f32 {
+    (counted * f64::from(top) / f64::from(1u32 << BITS)) as f32
 }
 
 /// The same of magnitudes up to 2^[`BITS`].

@@ -3,8 +3,9 @@
 
 use super::grid::{check_finite, nearest};
 use super::refine::some_count;
+use super::sorted::{LANES, best_means};
 use super::support::best_mean;
-use super::{Grid, GridError, GroupFormat};
+use super::{Grid, GridError, GroupFormat, one_by_one};
 use crate::Scale;
 
 /// Levels −a, 0, a: the grid's scale is a.
@@ -39,6 +40,24 @@ impl GroupFormat for Symmetric {
     }
 
     #[inline(always)]
+    fn fit_each(
+        &self,
+        w: &[f32],
+        length: usize,
+        weights: Option<&[f64]>,
+        grids: &mut [Grid],
+    ) -> Result<(), (usize, GridError)> {
+        if !matches!(self, Self::Optimal) || weights.is_some() || !side_by_side(w, length) {
+            return one_by_one(self, w, length, weights, grids);
+        }
+        let scales = optimal_scales(w, length, f32::abs);
+        for (at, (scale, grid)) in scales.into_iter().zip(grids).enumerate() {
+            *grid = Grid { scale: nearest(scale).map_err(|source| (at * length, source))?, offset: 0.0 };
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
     fn round(&self, w: f32, grid: Grid) -> u8 {
         let on = (2.0 * w.abs() > grid.scale) & (grid.scale > 0.0);
         u8::from(on) << u8::from(w < 0.0)
@@ -55,14 +74,32 @@ impl GroupFormat for Asymmetric {
     #[inline(always)]
     fn fit(&self, w: &[f32], weights: Option<&[f64]>) -> Result<Grid, GridError> {
         check_finite(w)?;
-        // Without −0, whose bits are not in order.
-        let part = |w: f32| if w > 0.0 { w } else { 0.0 };
         let level = |sign: f32| match self {
             Self::Optimal => optimal_scale(w, weights, |w| part(w * sign)) as f32,
             Self::MinMax => w.iter().fold(0f32, |max, &w| max.max(part(w * sign))),
         };
         // 0 − 0 rather than −0.
         Ok(Grid { scale: nearest(level(1.0))?, offset: 0.0 - nearest(level(-1.0))? })
+    }
+
+    #[inline(always)]
+    fn fit_each(
+        &self,
+        w: &[f32],
+        length: usize,
+        weights: Option<&[f64]>,
+        grids: &mut [Grid],
+    ) -> Result<(), (usize, GridError)> {
+        if !matches!(self, Self::Optimal) || weights.is_some() || !side_by_side(w, length) {
+            return one_by_one(self, w, length, weights, grids);
+        }
+        let above = optimal_scales(w, length, part);
+        let below = optimal_scales(w, length, |w| part(-w));
+        for (at, (grid, (above, below))) in grids.iter_mut().zip(above.into_iter().zip(below)).enumerate() {
+            let level = |level| nearest(level).map_err(|source| (at * length, source));
+            *grid = Grid { scale: level(above)?, offset: 0.0 - level(below)? };
+        }
+        Ok(())
     }
 
     #[inline(always)]
@@ -88,6 +125,28 @@ impl GroupFormat for Asymmetric {
         let [_, above, below] = sums.map(|(sum, mass)| if mass > 0.0 { sum / mass } else { 0.0 });
         let scale = scale.nearest(above.max(0.0) as f32)?;
         Some(Grid { scale, offset: Scale::F16.nearest(below.min(0.0) as f32)? })
+    }
+}
+
+/// What is positive of a weight, without −0, whose bits are not in order.
+#[inline(always)]
+fn part(w: f32) -> f32 {
+    if w > 0.0 { w } else { 0.0 }
+}
+
+/// Whether weights are as many groups of that length as are fitted side by side, and finite. Longer groups are as fast one by one.
+#[inline(always)]
+fn side_by_side(w: &[f32], length: usize) -> bool {
+    matches!(length, 16 | 32 | 64) && w.len() == LANES * length && check_finite(w).is_ok()
+}
+
+/// The scales of least squared error of groups that fit [`side_by_side`].
+#[inline(always)]
+fn optimal_scales(w: &[f32], length: usize, magnitude: impl Fn(f32) -> f32) -> [f32; LANES] {
+    match length {
+        16 => best_means::<16>(w, magnitude),
+        32 => best_means::<32>(w, magnitude),
+        _ => best_means::<64>(w, magnitude),
     }
 }
 

@@ -85,23 +85,25 @@ impl<T: Clone> ByteCache<T> {
         self.held.contains_key(&id)
     }
 
-    /// Makes room for `bytes` by evicting what is worth least, but none of `stays`; says whether there is room now. It is
-    /// taken until [`Self::put`] fills it or [`Self::give_up`].
-    pub(crate) fn make_room(&mut self, bytes: u64, stays: &BTreeSet<ExpertId>) -> bool {
+    /// Makes room for `bytes` by evicting what is worth least, but none of `stays`; returns that, or `None` where it would not
+    /// do. The room is taken until [`Self::put`] fills it or [`Self::give_up`].
+    pub(crate) fn make_room(&mut self, bytes: u64, stays: &BTreeSet<ExpertId>) -> Option<Vec<T>> {
         let movable = self.held.iter().filter(|(id, _)| !stays.contains(id)).map(|(_, (_, bytes))| bytes);
         if self.bytes - movable.sum::<u64>() + bytes > self.budget {
-            return false;
+            return None;
         }
+        let mut evicted = Vec::new();
         while self.bytes + bytes > self.budget {
             let worth = |id: &ExpertId| self.policy.worth(*id);
             let may_go = self.held.keys().filter(|held| !stays.contains(held));
             let victim = may_go.min_by(|a, b| worth(a).total_cmp(&worth(b))).copied();
-            let Some((_, freed)) = victim.and_then(|victim| self.held.remove(&victim)) else { return false };
+            let (thing, freed) = victim.and_then(|victim| self.held.remove(&victim))?;
             victim.iter().for_each(|victim| _ = self.early.remove(victim));
             self.bytes -= freed;
+            evicted.push(thing);
         }
         self.bytes += bytes;
-        true
+        Some(evicted)
     }
 
     /// Holds a thing that room was made for.
@@ -132,7 +134,7 @@ mod tests {
         let use_now = |cache: &mut ByteCache<usize>, expert: usize, bytes, stays: &[usize]| {
             cache.visit(&Visit { layer: 0, tokens: 1, experts: vec![Used::new(expert)], expected: vec![] });
             let hit = cache.take(id(expert)).map(|(_, hit)| hit);
-            if hit.is_none() && cache.make_room(bytes, &stays.iter().copied().map(id).collect()) {
+            if hit.is_none() && cache.make_room(bytes, &stays.iter().copied().map(id).collect()).is_some() {
                 cache.put(id(expert), expert, bytes, false);
             }
             hit
@@ -147,11 +149,13 @@ mod tests {
         use_now(&mut cache, 5, 100, &[0]);
         assert!(!cache.holds(id(5)) && cache.bytes == 90);
         // Room counts before it is filled, and a thing read ahead is a hit of its own kind, once.
-        assert!(cache.make_room(50, &BTreeSet::new()) && cache.bytes == 80 && cache.holds(id(3)));
+        assert_eq!(cache.make_room(50, &BTreeSet::new()), Some(vec![2, 0]));
+        assert!(cache.bytes == 80 && cache.holds(id(3)));
         cache.put(id(6), 6, 50, true);
         assert_eq!(use_now(&mut cache, 6, 50, &[]), Some(Hit::Ahead));
         assert_eq!(use_now(&mut cache, 6, 50, &[]), Some(Hit::Kept));
-        assert!(cache.make_room(10, &BTreeSet::new()) && !cache.make_room(91, &BTreeSet::new()));
+        assert_eq!(cache.make_room(10, &BTreeSet::new()), Some(vec![]));
+        assert_eq!(cache.make_room(91, &BTreeSet::new()), None);
         cache.give_up(10);
         assert_eq!(cache.bytes, 80);
     }

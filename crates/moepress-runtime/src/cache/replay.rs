@@ -52,7 +52,7 @@ pub fn replay(
             let own = bytes(id);
             replayed.bytes_read += own;
             // Where the experts of the pass do not all fit, it takes them in turns.
-            if cache.make_room(own, &ids) || cache.make_room(own, &BTreeSet::new()) {
+            if cache.make_room(own, &ids).or_else(|| cache.make_room(own, &BTreeSet::new())).is_some() {
                 cache.put(id, (), own, false);
             }
         }
@@ -76,7 +76,7 @@ fn expect(
     stays.extend(&next);
     for id in next {
         let own = bytes(id);
-        if !cache.holds(id) && cache.make_room(own, &stays) {
+        if !cache.holds(id) && cache.make_room(own, &stays).is_some() {
             cache.put(id, (), own, true);
             (replayed.read_ahead, replayed.bytes_read) = (replayed.read_ahead + 1, replayed.bytes_read + own);
         }

@@ -4,7 +4,9 @@ use super::Map;
 use crate::RuntimeError;
 use moepress_kernels::{Activations, Precision, clamped_swiglu, matmuls, silu_times};
 use moepress_model::Activation;
+use moepress_quant::Stored;
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// Atoms below which threads cost more than they save.
 const SMALL: usize = 1 << 14;
@@ -22,6 +24,14 @@ pub(crate) struct Expert {
     pub(crate) segments: Vec<Gated>,
     /// Added to the sum.
     pub(crate) bias: Option<Vec<f32>>,
+}
+
+impl Expert {
+    /// Its matrices, those that nobody else holds.
+    pub(crate) fn into_weights(self) -> impl Iterator<Item = Stored> {
+        let maps = self.segments.into_iter().flat_map(|Gated { gate, up, down, .. }| [gate, up, down]);
+        maps.filter_map(|map| Arc::into_inner(map.weight))
+    }
 }
 
 impl Gated {

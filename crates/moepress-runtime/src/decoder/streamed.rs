@@ -209,9 +209,10 @@ impl Shared {
             return Ok(expert);
         }
         let State { cache, in_use, .. } = &mut *state;
-        let roomy = cache.make_room(self.bytes(id), in_use);
+        let room = cache.make_room(self.bytes(id), in_use);
+        let roomy = room.is_some();
         drop(state);
-        let read = self.read(id);
+        let read = self.read(id, room.unwrap_or_default());
         let mut state = self.state();
         match &read {
             Ok(expert) if roomy => state.cache.put(id, expert.clone(), self.bytes(id), false),
@@ -222,7 +223,10 @@ impl Shared {
         read
     }
 
-    fn read(&self, id: ExpertId) -> Result<Arc<Expert>, RuntimeError> {
+    /// Reads an expert, into the memory of those that made room for it.
+    fn read(&self, id: ExpertId, evicted: Vec<Arc<Expert>>) -> Result<Arc<Expert>, RuntimeError> {
+        let evicted = evicted.into_iter().filter_map(Arc::into_inner).flat_map(Expert::into_weights);
+        evicted.for_each(|weights| self.source.reuse(weights));
         let spec = self.source.spec();
         let weights = self.source.share(id.layer, &Share::Experts(vec![id.expert]))?;
         let moe = spec.moe(id.layer).ok_or(RuntimeError::Empty)?;
@@ -239,12 +243,13 @@ impl Shared {
             };
             state.seen_to += 1;
             let stays = state.in_use.iter().chain(&state.expected).copied().collect();
-            if state.cache.holds(id) || !state.cache.make_room(self.bytes(id), &stays) {
+            if state.cache.holds(id) {
                 continue;
             }
+            let Some(evicted) = state.cache.make_room(self.bytes(id), &stays) else { continue };
             state.coming = Some(id);
             drop(state);
-            let read = self.read(id);
+            let read = self.read(id, evicted);
             state = self.state();
             // What fails here fails again, and is reported, when it is needed.
             match read {

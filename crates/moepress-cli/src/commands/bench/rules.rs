@@ -2,6 +2,7 @@
 
 use crate::args::Place;
 use crate::args::{Threads, at_least};
+use crate::commands::experts::Memory;
 use crate::commands::rules::Rules;
 use crate::commands::{Context, Ending, model};
 use crate::failure::Failure;
@@ -13,6 +14,7 @@ use moepress_runtime::Precision;
 use moepress_runtime::rules::{Batch, Rule, Skip, TopP};
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Measure what routing rules cost in quality and gain in speed
 #[derive(Debug, clap::Args)]
@@ -33,6 +35,8 @@ pub(super) struct RulesArgs {
     #[arg(long)]
     exact: bool,
     #[command(flatten)]
+    memory: Memory,
+    #[command(flatten)]
     threads: Threads,
     /// Print as JSON
     #[arg(long)]
@@ -44,7 +48,7 @@ pub(super) struct RulesArgs {
 impl RulesArgs {
     pub(super) fn run(self, context: &Context) -> Result<Ending, Failure> {
         self.threads.start()?;
-        let checkpoint = model::open(context, &self.path)?;
+        let checkpoint = Arc::new(model::open(context, &self.path)?);
         let text = moepress_text::read_text(context.files.as_ref(), &self.text)?;
         let ids = model::tokenizer(context, &checkpoint)?.encode(&text)?;
         let sequences: Vec<Vec<u32>> =
@@ -53,7 +57,7 @@ impl RulesArgs {
             let (path, needed) = (self.text.display(), self.sequences * self.tokens);
             return Err(Failure::usage(format!("{path} has {} tokens, {needed} are needed", ids.len())));
         }
-        let mut model = model::load(context, &checkpoint, 0, Place::On(Backend::Cpu))?;
+        let mut model = model::load_within(context, &checkpoint, &self.memory, Place::On(Backend::Cpu))?;
         let named = self.named(context, model.spec())?;
         let precision = if self.exact { Precision::Exact } else { Precision::Fast };
         let result = moepress_bench::rules(&mut model, &sequences, named, precision)?;
@@ -64,14 +68,20 @@ impl RulesArgs {
         }
         let head = ["rule", "tokens per second", "experts a step", "NLL", "increase"];
         let mut table = vec![head.map(str::to_owned).to_vec()];
+        if model.cache_report().is_some() {
+            table[0].extend(["read a step", "by high bits"].map(str::to_owned));
+        }
         table.extend(result.iter().map(|ruled| {
-            vec![
+            let mut row = vec![
                 ruled.rule.clone(),
                 format!("{:.1}", ruled.tokens_per_second),
                 format!("{:.2}", ruled.experts_per_step),
                 format!("{:.4}", ruled.nll),
                 format!("{:+.4}", ruled.nll_increase),
-            ]
+            ];
+            row.extend(ruled.bytes_per_step.map(|bytes| output::bytes(bytes as u64)));
+            row.extend(ruled.by_high_bits.map(|share| format!("{:.1} %", 100.0 * share)));
+            row
         }));
         output::result(&output::table(&table))?;
         Ok(Ending::Done)
