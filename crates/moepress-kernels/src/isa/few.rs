@@ -14,8 +14,8 @@ use std::arch::x86_64::*;
 
 /// Rows of weights that meet at a time.
 const ROWS: usize = 4;
-/// Bytes between what is read and what is asked for.
-const AHEAD: usize = 2048;
+/// Chunks between what is read and what is asked for: as long as memory takes.
+const AHEAD: usize = 16;
 
 /// x · Wᵀ for the rows of W from `first` on, whose codes are in fields.
 pub(super) fn rows(x: Integers<'_>, w: &Packed, first: usize, out: &mut Part<'_>) {
@@ -153,7 +153,9 @@ unsafe fn add<const KIND: u8, const CENTRED: bool, const T: usize>(
         let mut codes = [[_mm512_setzero_si512(); 4]; ROWS];
         for r in 0..ROWS {
             for line in 0..const { chunk_bytes(KIND).div_ceil(64) } {
-                _mm_prefetch::<_MM_HINT_T1>(packed[r].wrapping_add(AHEAD + 64 * line).cast());
+                _mm_prefetch::<_MM_HINT_T1>(
+                    packed[r].wrapping_add(const { AHEAD * chunk_bytes(KIND) } + 64 * line).cast(),
+                );
             }
             codes[r] = unpack::<KIND>(packed[r], left);
         }
