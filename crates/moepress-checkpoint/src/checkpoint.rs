@@ -203,6 +203,10 @@ impl Source for Checkpoint {
         self.spec.parts(layer).into_iter().filter(|part| share.holds(*part)).map(read).collect()
     }
 
+    fn scattered(&self) {
+        self.shards.scattered();
+    }
+
     fn reuse(&self, weights: Stored) {
         match weights {
             Stored::Plain(plain) => self.shards.reuse(plain.bytes),

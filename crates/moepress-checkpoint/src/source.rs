@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where a tensor is and what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,7 @@ pub struct Shards {
     tensors: BTreeMap<String, TensorInfo>,
     notes: Vec<String>,
     spare: Spare,
+    scattered: AtomicBool,
 }
 
 impl Shards {
@@ -73,6 +75,7 @@ impl Shards {
             tensors: BTreeMap::new(),
             notes: vec![],
             spare: Spare::default(),
+            scattered: AtomicBool::new(false),
         };
         for name in shard_names {
             shards.add(dir.join(name))?;
@@ -180,6 +183,11 @@ impl Shards {
         self.spare.give(bytes);
     }
 
+    /// From now on tensors are read here and there, so that nothing beyond them is worth reading.
+    pub fn scattered(&self) {
+        self.scattered.store(true, Ordering::Relaxed);
+    }
+
     /// The error that tensor `name`, or the one whose parts are called `name.…`, is wrong for `reason`.
     pub fn bad_tensor(&self, name: &str, reason: impl ToString) -> CheckpointError {
         let prefix = format!("{name}.");
@@ -249,7 +257,9 @@ impl Shards {
         }
         let len = range.end - range.start;
         let spare = usize::try_from(len).ok().and_then(|len| self.spare.take(len));
-        file.scattered();
+        if self.scattered.load(Ordering::Relaxed) {
+            file.scattered();
+        }
         let mut bytes = spare.map_or_else(|| buffer(path, len), Ok)?;
         file.read_at(range.start, &mut bytes).map_err(reading)?;
         Ok(bytes)

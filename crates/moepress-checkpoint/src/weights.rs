@@ -52,6 +52,9 @@ pub trait Source: Sync {
         Ok(weights)
     }
 
+    /// From now on weights are read here and there, so that nothing beyond them is worth reading.
+    fn scattered(&self) {}
+
     /// Memory of weights that are no longer needed, for what is read next.
     fn reuse(&self, _weights: Stored) {}
 

@@ -86,6 +86,7 @@ impl Streamed {
             ((budget / largest) as usize).saturating_sub(usize::from(read_ahead)).max(1)
         };
         let most = sizes.iter().map(most).collect();
+        source.scattered();
         let state = State {
             cache: ByteCache::new(budget, policy),
             expected: vec![],
