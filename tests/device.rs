@@ -90,3 +90,25 @@ fn what_only_the_cpu_does_is_refused() {
         assert!(!output.status.success(), "{more:?}");
     }
 }
+
+#[test]
+fn matrices_of_low_rank_stay_on_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, recipe) = (dir.path().join("out").display().to_string(), root().join("recipes/merge.yaml"));
+    let stages = "stages=[{merge_experts: {ratio: 0.5, low_rank: 8}}]";
+    let set = ["--set", stages, "--set", "calibration.windows=1", "--set", "evaluate.windows=1"];
+    json(&[&["run", &recipe.display().to_string(), "--out", &out], &set[..]].concat());
+    let text = |device: &str| {
+        moepress(&["generate", &out, "--prompt", "The sea", "-n", "8", "--exact", "--device", device])
+    };
+    let (cpu, auto) = (text("cpu"), text("auto"));
+    assert!(cpu.status.success() && auto.status.success(), "{}", stderr(&auto));
+    assert_eq!(cpu.stdout, auto.stdout);
+    assert!(stderr(&auto).contains("computing on the CPU"), "{}", stderr(&auto));
+    for device in ["cuda", "wgpu"] {
+        let (output, line) = (text(device), stderr(&text(device)));
+        let reasons = ["this build has no", "device was found", "matrices of low rank"];
+        assert!(!output.status.success() && reasons.iter().any(|reason| line.contains(reason)), "{line}");
+        assert_eq!(line.trim_end().lines().count(), 1, "{line}");
+    }
+}

@@ -58,6 +58,7 @@ pub fn store(form: &str, rows: usize, cols: usize, values: &[f32]) -> Stored {
     let format = match format.parse().unwrap() {
         Format::Plain(dtype) => return Stored::Plain(Plain::from_f32(dtype, vec![rows, cols], values)),
         Format::Grouped(format) => format,
+        Format::LowRank(_) => unreachable!("devices have no kernels for {form}"),
     };
     let mut packed = encode_nearest(format, rows, cols, values, None).unwrap();
     match packing {

@@ -70,7 +70,7 @@ pub(super) fn spend<'a>(
         experts.sort_by_key(|expert| (expert.layer, expert.expert));
         Market { experts, matrices }
     };
-    let mut best = market(&[]).spend(budget)?;
+    let mut best = market(&[]).spend(budget, None)?;
     let apart = best.cost;
     let mut tried = BTreeSet::from([vec![]]);
     let mut price = best.price;
@@ -79,7 +79,7 @@ pub(super) fn spend<'a>(
         if !tried.insert(taken.clone()) {
             break;
         }
-        let spent = market(&taken).spend(budget)?;
+        let spent = market(&taken).spend(budget, Some(price))?;
         price = spent.price;
         if spent.cost < best.cost {
             best = spent;

@@ -263,7 +263,7 @@ impl Stage for Compress {
         let market = Market { experts: offer.experts.iter().collect(), matrices: &offer.choices };
         let looser = LOOSER.powi((self.rounds - round.min(self.rounds)) as i32);
         let bytes = ((offer.bytes as f64 * looser) as u64).min(offer.most.max(offer.bytes));
-        let spent = market.spend(bytes).map_err(|error| self.too_small(&error))?;
+        let spent = market.spend(bytes, None).map_err(|error| self.too_small(&error))?;
         Ok(spent.experts.iter().filter_map(|(of, plan)| edits::without_dropped(of, plan)).collect())
     }
 

@@ -251,7 +251,7 @@ fn pairs_are_the_best_of_all() {
             most = most.max(score(&in_pairs) - score(taken));
             let market =
                 Market { experts: alone.into_iter().chain(taken.iter().copied()).collect(), matrices: &[] };
-            cheapest = cheapest.min(market.spend(budget).unwrap().cost);
+            cheapest = cheapest.min(market.spend(budget, None).unwrap().cost);
         }
         assert!(spent.bytes <= budget && spent.cost <= found.apart);
         assert!(spent.bound <= cheapest + 1e-9, "{budget}: {} {cheapest}", spent.bound);
