@@ -292,12 +292,14 @@ impl<'a> Walk<'a> {
         let rows = self.rows_of_original(layer);
         let originals = self.originals(layer, &refit, &rows)?;
         let missing = missing.filter(|_| !originals.is_empty());
+        // Where no experts were merged or dropped, tokens go where they went.
+        let moved = self.source.spec().moe(layer).is_some_and(|moe| moe.router != rows);
         self.inputs(sites, |i, chunk| {
             let normed = block.mlp_input(self.sweep.rows(self.acts.read(Slot::Attended, i)?, chunk));
             let routed = router.route(normed.clone());
-            let apart = match originals.is_empty() {
-                true => None,
-                false => Some(router.route_to(normed.clone(), &rows)),
+            let apart = match moved && !originals.is_empty() {
+                true => &router.route_to(normed.clone(), &rows),
+                false => &routed,
             };
             let missing = match missing {
                 Some(slot) => Some(per_gate(self.sweep.rows(self.acts.read(slot, i)?, chunk), &routed)),
@@ -318,8 +320,7 @@ impl<'a> Walk<'a> {
                 if sites.contains_key(&at(Projection::Down)) {
                     let mut down = Down::default();
                     expert.forward(*index, x.clone(), &mut down);
-                    let own = originals.get(index).zip(apart.as_ref());
-                    let own = own.map(|(members, apart)| together(members, &x, chosen, apart));
+                    let own = originals.get(index).map(|members| together(members, &x, chosen, apart));
                     let y = match (own, &missing) {
                         (Some(own), Some(missing)) => {
                             Some(own + select_rows(missing, chosen) * gates.clone())
